@@ -1,0 +1,34 @@
+# make repro: install, then the whole pipeline on the default corpus.   make test: install, then the tests.
+# make ui: the MLflow UI on the recorded runs.   PYTHON chooses the interpreter (3.11 or 3.12).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(abspath $(BIN)):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: install repro test ui lint
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 12); sys.exit(None if ok else 'audiolib needs Python 3.11 or 3.12, this is ' + sys.version.split()[0] + '; set PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev]'
+	touch $@
+
+repro: $(STAMP)
+	python -m audiolib.config.project
+	dvc repro
+
+test: $(STAMP)
+	python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	ruff check .
+	ruff format --check .
+
+ui: $(STAMP)
+	python -m audiolib.tracking

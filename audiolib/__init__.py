@@ -1,0 +1,38 @@
+"""Flexible audio spectrogram classifiers: any patch size, clip length and time resolution.
+
+Letters used for shapes everywhere in this package
+    l  samples of a waveform         n  tokens of a pack
+    t  frames of one clip            d  width of the model
+    s  frames of a pack              h  attention heads
+    f  mel bands                     k  width of one head
+    m  clips in a pack               c  classes
+    e  inner width, j  state size    p_f, p_t  patch height (bands) and width (frames)
+Capitals A B C D and delta belong to the state-space model only.
+
+Reading order, from a wav file to a result matrix
+    corpora/    which clips there are        frontend.py  wav -> log-mel
+    shards.py   log-mel on disk              batches.py   clips laid end to end
+    loader.py   shards -> batches            models/      batch -> logits
+    phases.py   patch draws, losses          optim.py     optimiser, schedule
+    train.py    the loop                     launch.py    one process or many
+    evaluate.py patch x length sweep         results.py   tidy rows
+    tracking.py rows -> MLflow               report.py    rows -> report.html
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from audiolib.models import create_model, list_models
+    from audiolib.pretrained import load
+
+__version__ = "0.1.0"
+__all__ = ["create_model", "list_models", "load"]
+_HOMES = {"create_model": "audiolib.models", "list_models": "audiolib.models", "load": "audiolib.pretrained"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when a model is asked for, so that `import audiolib` stays quick."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'audiolib' has no attribute {name!r}")

@@ -1,0 +1,73 @@
+"""The one batch type: clips laid end to end in time; equal lengths are a special case."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A pack of clips.
+
+    Attributes:
+        mel: (s, f) normalised log-mel of all clips, one after another.
+        lengths: frames of each of the m clips; on the host, so that no kernel launch waits for them.
+        stretch: hop of each clip's frames over the hop that the model's positions are counted in; 2 where two frames
+            were pooled into one. A position is a time, whatever the resolution.
+        target: (m, c) class probabilities (or 0/1 per label for multi-label corpora); null when unknown.
+    """
+
+    mel: Tensor
+    lengths: tuple[int, ...]
+    stretch: tuple[float, ...]
+    target: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if sum(self.lengths) != len(self.mel) or len(self.lengths) != len(self.stretch):
+            raise ValueError(f"{len(self.mel)} frames, {len(self.stretch)} stretches, but lengths {self.lengths}")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def starts(self) -> list[int]:
+        """First frame of each clip."""
+        return [0, *accumulate(self.lengths)][:-1]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        target = None if self.target is None else self.target.to(device, non_blocking=True)
+        return replace(self, mel=self.mel.to(device, non_blocking=True), target=target)
+
+
+def pack(clips: Sequence[Tensor], target: Tensor | None = None, stretch: Sequence[float] | None = None) -> Batch:
+    """Lay clips of (t, f) end to end."""
+    lengths = tuple(len(clip) for clip in clips)
+    return Batch(torch.cat(list(clips)), lengths, tuple(stretch or [1.0] * len(clips)), target)
+
+
+def compress(mel: Tensor, factor: int, method: str) -> Tensor:
+    """Lower the time resolution of equal clips (papers.md 3.1).
+
+    Args:
+        mel: (m, t, f).
+        factor: how many frames become one; a remainder at the end is averaged (or maximised) over what there is.
+        method: `avg_pool`, `max_pool`, or `frame_shift`. With an unchanged window a hop `factor` times longer
+            visits exactly every `factor`-th frame, so no waveform is needed.
+
+    Returns:
+        (m, ceil(t / factor), f).
+    """
+    if factor == 1 or method in ("none", "patchify"):
+        return mel
+    if method == "frame_shift":
+        return mel[:, ::factor]
+    series = mel.transpose(1, 2)
+    if method == "avg_pool":
+        pooled = torch.nn.functional.avg_pool1d(series, factor, ceil_mode=True, count_include_pad=False)
+    else:
+        pooled = torch.nn.functional.max_pool1d(series, factor, ceil_mode=True)
+    return pooled.transpose(1, 2)

@@ -1,0 +1,95 @@
+"""Where the clips come from (`configs/data/<name>.yaml`), how they are fetched and turned into log-mel."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from audiolib.config.strict import Section
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class MirroredArchive(Section):
+    """An archive that only a mirror folder has, accepted because its hash is written in the preset."""
+
+    file: str
+    sha256: Sha256
+
+
+class SyntheticSource(Section):
+    """Clips generated from a seed; no download."""
+
+    corpus: Literal["synthetic"]
+    clips_per_class: Annotated[int, Field(ge=10)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class FsddSource(Section):
+    """Free Spoken Digit Dataset, official split."""
+
+    corpus: Literal["fsdd"]
+    mirrored: MirroredArchive | None = None
+
+
+class SpeechCommandsSource(Section):
+    """Google Speech Commands v0.02: `full` has 35 words and official lists, `test12` is the 12-class test archive."""
+
+    corpus: Literal["speech_commands"]
+    variant: Literal["full", "test12"]
+    mirrored: MirroredArchive | None = None
+
+
+class Esc50Source(Section):
+    """ESC-50; `fold` (1 to 5) is the official test fold."""
+
+    corpus: Literal["esc50"]
+    fold: Annotated[int, Field(ge=1, le=5)]
+    mirrored: MirroredArchive | None = None
+
+
+class FolderSource(Section):
+    """Your own clips: `download.folder` has one folder per class, or `table` names a CSV or Parquet in it."""
+
+    corpus: Literal["folder"]
+    table: str | None = None
+    multi_label: bool = False
+    label_separator: Annotated[str, Field(min_length=1)] = ";"
+    valid_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    @model_validator(mode="after")
+    def _table_for_labels(self) -> "FolderSource":
+        if self.multi_label and self.table is None:
+            raise ValueError("multi_label needs a table: a folder per class gives each clip one label")
+        return self
+
+
+ArchiveSource = FsddSource | SpeechCommandsSource | Esc50Source
+Source = Annotated[SyntheticSource | ArchiveSource | FolderSource, Field(discriminator="corpus")]
+
+
+class DataPreset(Section):
+    """One file of `configs/data`: the source, the training length and the lengths to compare at (seconds)."""
+
+    source: Source
+    seconds: PositiveFloat
+    eval_seconds: Annotated[list[PositiveFloat], Field(min_length=1)]
+
+
+class DownloadSection(Section):
+    """`download` in params.yaml."""
+
+    mirror: str | None
+    sha256: Sha256 | None
+    folder: str | None
+
+
+class FeaturesSection(Section):
+    """`features` in params.yaml: the log-mel front end (papers.md 1.1) and the shape of the shards."""
+
+    sample_rate: PositiveInt
+    mel_bins: Annotated[int, Field(ge=8, le=512)]
+    window_ms: PositiveFloat
+    hop_ms: PositiveFloat
+    clips_per_shard: PositiveInt
+    max_rejects: Annotated[int, Field(ge=0)]

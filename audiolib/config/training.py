@@ -1,0 +1,124 @@
+"""How a model is trained: the presets in `configs/model/` and the `train` section of params.yaml."""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from audiolib.config.strict import Section
+
+
+def _size_pair(size: object) -> object:
+    if isinstance(size, int) and not isinstance(size, bool):
+        return (size, size)
+    return _tuple(size)
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+# A patch in params: 16 for a square, [16, 8] for 16 mel bands x 8 frames.
+PatchSize = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_size_pair)]
+PatchSizes = Annotated[list[PatchSize], Field(min_length=1)]
+
+
+class Phase(Section):
+    """One stretch of training at one temporal compression (papers.md 3.1); optimiser and schedule start anew."""
+
+    compression: PositiveInt
+    method: Literal["none", "frame_shift", "avg_pool", "max_pool", "patchify"]
+    epochs: PositiveInt
+    lr: PositiveFloat
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> "Phase":
+        if (self.compression == 1) != (self.method == "none"):
+            raise ValueError("method 'none' goes with compression 1, any other method with more")
+        return self
+
+
+class Augment(Section):
+    """Training-time changes of the log-mel; a width or rate of 0 turns one off (papers.md 1.1)."""
+
+    freq_mask: NonNegativeInt
+    time_mask: NonNegativeInt
+    mixup: Annotated[float, Field(ge=0, le=1)]
+    roll: NonNegativeInt
+    noise: NonNegativeFloat
+
+
+class Steps(Section):
+    """The papers' schedule (papers.md 1.3): times `factor` at epoch `start` and every `every` epochs after it."""
+
+    start: PositiveInt
+    every: PositiveInt
+    factor: Annotated[float, Field(gt=0, le=1)]
+
+
+class Recipe(Section):
+    """One training stage: `pretrain` or `finetune` of a model preset."""
+
+    phases: list[Phase]
+    patch_sizes: PatchSizes
+    patch_probabilities: list[PositiveFloat] | None = None
+    valid_patch_sizes: PatchSizes
+    batch_size: PositiveInt
+    optimizer: Literal["adamw", "adam"]
+    weight_decay: NonNegativeFloat
+    betas: Annotated[tuple[float, float], BeforeValidator(_tuple)]
+    schedule: Literal["cosine", "steps", "constant"]
+    steps: Steps | None = None
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    augment: Augment
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if self.patch_probabilities is not None and len(self.patch_probabilities) != len(self.patch_sizes):
+            raise ValueError("patch_probabilities needs one value per entry of patch_sizes")
+        if (self.schedule == "steps") != (self.steps is not None):
+            raise ValueError("schedule 'steps' and steps: {start, every, factor} go together")
+        return self
+
+
+class Resize(Section):
+    """How the stored patch kernel becomes another size; part of a checkpoint (papers.md 2.1)."""
+
+    method: Literal["pseudo_inverse", "interpolate"] = "pseudo_inverse"
+    mode: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool = False
+
+
+class Architecture(Section):
+    """`architecture` of a model preset: a registered name and what deviates from its defaults."""
+
+    name: str
+    patch: PatchSize = (16, 16)
+    positions: Literal["stretch", "centre"] = "stretch"
+    border: Literal["pad", "crop"] = "pad"
+    resize: Resize = Resize()
+
+
+class ModelPreset(Section):
+    """One file of `configs/model`."""
+
+    architecture: Architecture
+    pretrain: Recipe
+    finetune: Recipe
+
+
+class TrainSection(Section):
+    """`train` in params.yaml: what holds for both training stages, whatever the model."""
+
+    num_workers: PositiveInt
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    checkpoint_seconds: PositiveFloat

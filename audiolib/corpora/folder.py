@@ -1,0 +1,116 @@
+"""Your own clips, left where they are: one folder per class, or a table with a row per clip."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from audiolib.config.corpus import DownloadSection, FolderSource
+from audiolib.corpora.clips import SPLITS, Clip
+from audiolib.corpora.splits import split_groups
+from audiolib.errors import AudiolibError
+
+SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"}
+_OPTIONAL = ("split", "fold", "group", "start", "end")
+
+
+def fetch(source: FolderSource, section: DownloadSection, folder: Path, store: Path) -> list[Clip]:
+    """List the clips of `download.folder`; nothing is copied.
+
+    Raises:
+        AudiolibError: no such folder or table, a column or label is missing, a class is too small to be split.
+    """
+    if not section.folder:
+        raise AudiolibError("data=folder needs the path of your clips: set download.folder")
+    root = Path(section.folder).expanduser().resolve()
+    if not root.is_dir():
+        raise AudiolibError(f"download.folder: {root} is not a folder")
+    rows = _table(root / source.table, source) if source.table else _class_folders(root)
+    if not any(row.get("split") for row in rows):
+        _give_splits(rows, source)
+    return [_clip(row, root) for row in rows]
+
+
+def _class_folders(root: Path) -> list[dict[str, Any]]:
+    files = sorted(p for p in root.glob("*/**/*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise AudiolibError(f"{root} has no <class>/<clip> with a suffix among {' '.join(sorted(SUFFIXES))}")
+    return [{"path": str(p.relative_to(root)), "label": (p.relative_to(root).parts[0],)} for p in files]
+
+
+def _table(path: Path, source: FolderSource) -> list[dict[str, Any]]:
+    try:
+        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AudiolibError(f"cannot read the table {path}: {reason}") from error
+    for column in ("path", "label"):
+        if column not in table.columns:
+            raise AudiolibError(f"{path} has no column {column!r}; it has: {', '.join(table.columns)}")
+    rows = table.select([c for c in ("path", "label", *_OPTIONAL) if c in table.columns]).rows(named=True)
+    for number, row in enumerate(rows, start=2):
+        where = f"{path}, line {number}"
+        if not row["path"]:
+            raise AudiolibError(f"{where}: the path is missing")
+        row["label"] = _labels(row["label"], source)
+        if not row["label"]:
+            raise AudiolibError(f"{where}: the label of {row['path']} is missing")
+        if row.get("split") and row["split"] not in SPLITS:
+            raise AudiolibError(f"{where}: split is {row['split']!r}, it must be one of {', '.join(SPLITS)}")
+        for column, kind in (("fold", int), ("start", float), ("end", float)):
+            row[column] = _number(row.get(column), kind, f"{where}: {column}")
+    unsplit = [row["path"] for row in rows if not row.get("split")]
+    if len(unsplit) not in (0, len(rows)):
+        raise AudiolibError(f"{path}: {len(unsplit)} rows have no split, the first is {unsplit[0]}; give all or none")
+    return rows
+
+
+def _labels(value: Any, source: FolderSource) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, list):
+        return tuple(sorted(map(str, value)))
+    parts = str(value).split(source.label_separator) if source.multi_label else [str(value)]
+    return tuple(sorted({part.strip() for part in parts if part.strip()}))
+
+
+def _number(value: Any, kind: type, where: str) -> Any:
+    if value is None or value == "":
+        return None
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise AudiolibError(f"{where} is {value!r}, it must be a number") from error
+
+
+def _give_splits(rows: list[dict[str, Any]], source: FolderSource) -> None:
+    members = [(" ".join(row["label"]), row.get("group") or row["path"]) for row in rows]
+    if not source.multi_label:
+        for label in sorted({label for label, _ in members}):
+            count = len({group for name, group in members if name == label})
+            if count < 3:
+                raise AudiolibError(
+                    f"class {label!r} has {count} clip{'s' * (count > 1)} or group{'s' * (count > 1)}; to be trained, "
+                    "validated and tested a class needs at least three: add some, drop it, or give a split column"
+                )
+    split = split_groups(members, source.valid_fraction, source.test_fraction)
+    for row, (_, group) in zip(rows, members, strict=True):
+        row["split"] = split[group]
+
+
+def _clip(row: dict[str, Any], root: Path) -> Clip:
+    cut = (
+        ""
+        if row.get("start") is None and row.get("end") is None
+        else f"#{row.get('start') or 0:g}-{row.get('end') or ''}"
+    )
+    return Clip(
+        id=row["path"] + cut,
+        path=str(root / row["path"]),
+        label=row["label"],
+        split=row["split"],
+        fold=row.get("fold"),
+        group=row.get("group"),
+        start=row.get("start"),
+        end=row.get("end"),
+    )

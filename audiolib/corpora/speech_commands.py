@@ -1,0 +1,78 @@
+"""Google Speech Commands v0.02: one-second clips at 16 kHz (arXiv 1804.03209). CC BY 4.0.
+
+`full`: 35 words, about 105,000 clips, split by the archive's own validation_list.txt and testing_list.txt.
+`test12`: the canonical test archive of ten words, `_unknown_` and `_silence_`, whole or a part of it, split by speaker.
+"""
+
+import re
+from pathlib import Path
+
+from audiolib.config.corpus import DownloadSection, SpeechCommandsSource
+from audiolib.corpora.archives import Archive, extract, obtain
+from audiolib.corpora.clips import Clip
+from audiolib.corpora.splits import split_groups
+from audiolib.errors import AudiolibError
+
+_UPSTREAM = "https://storage.googleapis.com/download.tensorflow.org/data"
+ARCHIVES = {
+    "full": Archive(
+        url=f"{_UPSTREAM}/speech_commands_v0.02.tar.gz",
+        file="speech_commands_v0.02.tar.gz",
+        sha256="af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
+    ),
+    "test12": Archive(
+        url=f"{_UPSTREAM}/speech_commands_test_set_v0.02.tar.gz",
+        file="speech_commands_test_set_v0.02.tar.gz",
+        sha256="cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
+    ),
+}
+_SPEAKER = re.compile(r"([0-9a-f]{6,})_nohash_")
+
+
+def fetch(source: SpeechCommandsSource, section: DownloadSection, folder: Path, store: Path) -> list[Clip]:
+    """Unpack the chosen archive below `folder` and list its clips."""
+    extract(obtain(ARCHIVES[source.variant], section, source.mirrored, store), folder, "Speech Commands")
+    files = sorted(p for p in folder.glob("*/*.wav") if p.parent.name != "_background_noise_")
+    if not files:
+        raise AudiolibError(
+            "the Speech Commands archive holds no <word>/<speaker>_nohash_<n>.wav; is it another archive?"
+        )
+    split_of = _official(folder, files) if source.variant == "full" else _by_speaker(files)
+    return [
+        Clip(
+            id=_name(path),
+            path=_name(path),
+            label=(path.parent.name,),
+            split=split_of[path],
+            group=_speaker(path),
+            seconds=None,
+        )
+        for path in files
+    ]
+
+
+def _official(folder: Path, files: list[Path]) -> dict[Path, str]:
+    lists = {}
+    for split, name in (("valid", "validation_list.txt"), ("test", "testing_list.txt")):
+        path = folder / name
+        if not path.exists():
+            raise AudiolibError(
+                f"the Speech Commands archive lacks {name}; source.variant: test12 is the other archive"
+            )
+        lists.update(dict.fromkeys(path.read_text().split(), split))
+    return {path: lists.get(_name(path), "train") for path in files}
+
+
+def _by_speaker(files: list[Path]) -> dict[Path, str]:
+    groups = split_groups([(path.parent.name, _speaker(path)) for path in files], valid=0.1, test=0.2)
+    return {path: groups[_speaker(path)] for path in files}
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _speaker(path: Path) -> str:
+    """The speaker's hash; a silence clip has none and is a group of its own."""
+    match = _SPEAKER.search(path.name)
+    return match[1] if match else path.stem

@@ -1,0 +1,20 @@
+"""The one error type for mistakes a user can mend, and how a program reports it."""
+
+import sys
+from collections.abc import Callable
+
+
+class AudiolibError(Exception):
+    """One line that says what is wrong, where, and what to do."""
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a program; a user's mistake becomes one line on stderr and exit status 1, never a traceback."""
+    try:
+        main()
+    except AudiolibError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,136 @@
+"""Figures of a report, from result rows; each is a matplotlib figure that the caller saves or embeds."""
+
+import io
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from audiolib.results import matrix
+
+mpl.rcParams["svg.hashsalt"] = "audiolib"  # Equal figures get equal bytes.
+mpl.rcParams["svg.fonttype"] = "none"
+mpl.rcParams["font.size"] = 10
+COLOURS = {"pretrain": "#c2571a", "finetune": "#1a6fc2"}
+
+
+def svg(figure: Figure) -> str:
+    """A figure as SVG text to put into a page."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def heat_maps(rows: pl.DataFrame, metric: str, titles: dict[str, str]) -> Figure:
+    """Patch size x clip length, one map for each stage, on one scale."""
+    figure = Figure(figsize=(5.2 * len(titles), 4.6), layout="constrained")
+    for axes, (stage, title) in zip(np.atleast_1d(figure.subplots(1, len(titles))), titles.items(), strict=True):
+        names, lengths, values = matrix(rows, stage, metric)
+        grid = np.array([[np.nan if v is None else v for v in line] for line in values], dtype=float)
+        image = axes.imshow(grid, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower")
+        axes.set(title=title, xlabel="clip length (s)", ylabel="patch size")
+        axes.set_xticks(range(len(lengths)), [f"{s:g}" for s in lengths])
+        axes.set_yticks(range(len(names)), [name.removeprefix("p") for name in names])
+        for (y, x), value in np.ndenumerate(grid):
+            if np.isfinite(value):
+                axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", color="w" if value < 0.6 else "k")
+    figure.colorbar(image, ax=figure.axes, label=metric, fraction=0.03)
+    return figure
+
+
+def curve(
+    rows: pl.DataFrame, metric: str, column: str, label: str, titles: dict[str, str], trained: list[float]
+) -> Figure:
+    """The metric over one column, a line with its interval for each stage.
+
+    Args:
+        rows: the rows of one line of the matrix.
+        metric: what to draw.
+        column: `patch_t`, `seconds` or `gmac`.
+        label: text of the horizontal axis.
+        titles: stage -> legend.
+        trained: values of `column` that the last stage was trained at, marked on the axis.
+    """
+    figure = Figure(figsize=(5.6, 3.9), layout="constrained")
+    axes = figure.subplots()
+    for stage, title in titles.items():
+        line = rows.filter((pl.col("stage") == stage) & (pl.col("metric") == metric)).sort(column)
+        axes.plot(line[column], line["value"], marker="o", ms=4, color=COLOURS[stage], label=title)
+        if line["ci_low"].null_count() == 0:
+            axes.fill_between(line[column], line["ci_low"], line["ci_high"], color=COLOURS[stage], alpha=0.15, lw=0)
+    for place in trained:
+        axes.axvline(place, color="#888", lw=0.5, ls=":")
+    if column == "gmac":
+        axes.set_xscale("log")
+    axes.set(xlabel=label, ylabel=metric, ylim=(0, 1.02))
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def training(history: list[dict[str, Any]]) -> Figure:
+    """Validation score over the compute spent, coarse phases marked."""
+    figure = Figure(figsize=(5.6, 3.9), layout="constrained")
+    axes = figure.subplots()
+    spent = 0.0
+    for stage, colour in COLOURS.items():
+        line = [row for row in history if row["stage"] == stage]
+        if not line:
+            continue
+        cost = np.array([row["gmac_cum"] for row in line]) / 1000 + spent
+        score = np.array([row["valid_score"] for row in line])
+        axes.plot(cost, score, color=colour, label=stage, marker=".", ms=4)
+        coarse = np.array([row["compression"] > 1 for row in line])
+        axes.plot(cost[coarse], score[coarse], ls="", marker="s", ms=5, mfc="none", color=colour)
+        spent = float(cost[-1])
+    axes.set(
+        xlabel="forward multiply-accumulates of all training clips so far (T)",
+        ylabel="validation score",
+        ylim=(0, 1.02),
+    )
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", frameon=False, title="squares: coarse resolution")
+    return figure
+
+
+def confusions(predictions: pl.DataFrame, classes: list[str]) -> Figure:
+    """Row: true class; column: predicted."""
+    counts = np.zeros((len(classes), len(classes)), int)
+    place = {name: number for number, name in enumerate(classes)}
+    for actual, said in predictions.select("actual", "predicted").rows():
+        counts[place[actual], place[said]] += 1
+    size = min(12.0, 2.5 + 0.36 * len(classes))
+    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_xticks(range(len(classes)), classes, rotation=90)
+    axes.set_yticks(range(len(classes)), classes)
+    if len(classes) <= 50:
+        for (y, x), count in np.ndenumerate(counts):
+            if count:
+                shade = count / counts[y].sum()
+                axes.text(x, y, count, ha="center", va="center", fontsize=8, color="w" if shade > 0.6 else "k")
+    return figure
+
+
+def spectrograms(examples: dict[str, np.ndarray], hop_ms: float) -> Figure:
+    """One log-mel (t, f) for each class."""
+    columns = min(5, len(examples))
+    lines = -(-len(examples) // columns)
+    figure = Figure(figsize=(2.6 * columns, 1.9 * lines), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, (name, mel) in zip(grid, examples.items(), strict=False):
+        axes.set_axis_on()
+        seconds = len(mel) * hop_ms / 1000
+        axes.imshow(
+            mel.T.astype(np.float32), origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, mel.shape[1])
+        )
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+    return figure

@@ -1,0 +1,119 @@
+"""Atomic files, hashes and the few folders that live outside stage outputs."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from audiolib.errors import AudiolibError
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals while writing `path` into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        # A library may wrap the system's error and keep only its text.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+        if full:
+            raise AudiolibError(
+                f"no space left on the disk while writing {path}; free some space and run again, "
+                "what was finished is kept"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise AudiolibError(f"may not write {path}: {error.strerror}; change its permissions") from error
+        raise
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success it becomes `path` in one step, else it is removed.
+
+    A reader sees the old file or the whole new one, also after a power cut: file and folder are synced.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, with sorted keys, so that equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that an earlier stage wrote."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AudiolibError(f"{path} is missing; run `dvc repro` to make it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AudiolibError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from error
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes as 64 hex digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """A short stable digest of a JSON-able value: names fingerprints and folders."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_digest(package: Path, patterns: Iterable[str]) -> str:
+    """A digest of the files of a package that match: a run of other code gets another fingerprint."""
+    files = sorted({path for pattern in patterns for path in package.glob(pattern)})
+    return digest({str(path.relative_to(package)): sha256_file(path) for path in files})
+
+
+def state_folder(root: Path) -> Path:
+    """Where resumable state and the MLflow store live: the original repository, also inside a temporary DVC run.
+
+    DVC sets DVC_ROOT to the repository that started an experiment, while the experiment's own files
+    sit in a throw-away copy. State kept in the copy would be lost with it.
+    """
+    return Path(os.environ.get("DVC_ROOT") or root).resolve()
+
+
+def scratch_folder(root: Path) -> Path:
+    """The git-ignored folder of resumable state: checkpoints, unfinished shards, archives."""
+    return state_folder(root) / ".scratch"
+
+
+def fresh_folder(path: Path) -> Path:
+    """An empty folder: what an earlier run left in it would otherwise be taken for this run's."""
+    with disk_errors(path):
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
+    return path

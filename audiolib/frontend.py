@@ -1,0 +1,119 @@
+"""From a sound file to log-mel: the only place where audio is decoded (AST front end, papers.md 1.1)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torchaudio.compliance.kaldi import fbank
+
+
+class BadClip(Exception):
+    """Why one clip cannot be used; collected for all clips and reported together."""
+
+
+@dataclass(frozen=True)
+class Frontend:
+    """The settings that decide the numbers in a log-mel."""
+
+    sample_rate: int
+    mel_bins: int
+    window_ms: float
+    hop_ms: float
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of one analysis window."""
+        return int(self.sample_rate * self.window_ms / 1000)
+
+    def frames(self, seconds: float) -> int:
+        """Frames that a clip length stands for: 1.28 s at 10 ms are 128."""
+        return max(1, round(seconds * 1000 / self.hop_ms))
+
+
+def decode(path: Path, rate: int, start: float | None = None, end: float | None = None) -> np.ndarray:
+    """Read a wav, flac, ogg or mp3 file as mono at `rate` Hz.
+
+    Args:
+        path: the file; any sample rate, channel count and bit depth that libsndfile reads.
+        rate: sample rate of the result; differing files are resampled (soxr, high quality).
+        start: first second to read, or null for the beginning.
+        end: last second to read, or null for the end.
+
+    Returns:
+        (l,) float32 in [-1, 1]; channels are averaged.
+
+    Raises:
+        BadClip: the file is missing, empty, cut short, not audio, or holds values that are not finite numbers.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise BadClip("the file is empty (0 bytes)")
+        with soundfile.SoundFile(path) as sound:
+            first = min(int((start or 0) * sound.samplerate), sound.frames)
+            last = sound.frames if end is None else int(end * sound.samplerate)
+            sound.seek(first)
+            samples = sound.read(max(0, last - first), dtype="float32", always_2d=True)
+            found, expected = len(samples), min(last, sound.frames) - first
+            source_rate = sound.samplerate
+    except FileNotFoundError as error:
+        raise BadClip("the file does not exist") from error
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        raise BadClip(f"not readable as audio ({' '.join(str(error).split())})") from error
+    if found < expected or _cut_short(path):
+        raise BadClip("the file is cut short: it holds fewer samples than its header says")
+    if not np.isfinite(samples).all():
+        raise BadClip("holds samples that are not finite numbers (NaN or infinity)")
+    mono = samples.mean(axis=1)
+    return mono if source_rate == rate or not mono.size else soxr.resample(mono, source_rate, rate)
+
+
+def _cut_short(path: Path) -> bool:
+    """Whether a wav's header promises more bytes than there are; libsndfile reads such a file without a word."""
+    with path.open("rb") as handle:
+        head = handle.read(12)
+        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+            return False
+        size = path.stat().st_size
+        place = 12
+        while place + 8 <= size:
+            handle.seek(place)
+            chunk = handle.read(8)
+            length = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                # A stream's writer may leave the length open: 0 or the largest number.
+                return 0 < length < 0xFFFFFF00 and place + 8 + length > size
+            place += 8 + length + length % 2
+    return False
+
+
+def log_mel(samples: np.ndarray, frontend: Frontend) -> np.ndarray:
+    """Kaldi log-mel filter bank with the AST settings: mean removed, Hann window, no dither.
+
+    Args:
+        samples: (l,) mono at the front end's rate.
+        frontend: window, hop and number of mel bands.
+
+    Returns:
+        (t, f) float32, natural logarithm of power; t = 1 + (l - window) // hop.
+
+    Raises:
+        BadClip: shorter than one analysis window.
+    """
+    if len(samples) < frontend.window_samples:
+        have = 1000 * len(samples) / frontend.sample_rate
+        raise BadClip(f"lasts {have:.1f} ms, shorter than one analysis window ({frontend.window_ms:g} ms)")
+    wave = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+    return fbank(
+        (wave - wave.mean()).unsqueeze(0),
+        htk_compat=True,
+        sample_frequency=frontend.sample_rate,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=frontend.mel_bins,
+        dither=0.0,
+        frame_length=frontend.window_ms,
+        frame_shift=frontend.hop_ms,
+    ).numpy()

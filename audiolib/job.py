@@ -1,0 +1,58 @@
+"""What is to be trained, and where a training run stands."""
+
+import csv
+import io
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audiolib.files import write_text
+
+if TYPE_CHECKING:
+    from audiolib.config.training import Recipe, TrainSection
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training stage.
+
+    `architecture` is a model name and its overrides; `start` a model folder to continue from, or null; `scratch` holds
+    the checkpoints; `seconds` is the clip length trained at.
+    """
+
+    stage: str
+    recipe: "Recipe"
+    settings: "TrainSection"
+    architecture: dict[str, Any]
+    features: Path
+    seconds: float
+    seed: int
+    start: Path | None
+    out: Path
+    scratch: Path
+
+
+@dataclass
+class Progress:
+    """Where a run stands; part of every checkpoint."""
+
+    phase: int = 0
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    gmac: float = 0.0
+    elapsed: float = 0.0
+    best: float = -math.inf
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def write_history(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One line per epoch."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,17 @@
+"""Attention inside each segment of a pack: out_i = sum_j softmax_j(scale q_i . k_j) v_j, j in i's segment.
+
+Contract of every implementation, called as `attend(query, key, value, lengths=..., scale=...)`:
+    query, key, value  (n, h, k) tokens of all segments end to end
+    lengths            tokens of each segment, summing to n; on the host
+    scale              factor of the scores, 1 / sqrt(k) unless told
+    returns            (n, h, k)
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from audiolib.kernels.segment_attention.grouped import grouped
+from audiolib.kernels.segment_attention.naive import naive
+
+IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {"naive": naive, "grouped": grouped}

@@ -1,0 +1,122 @@
+"""One process or many: the only door to Ray. One worker needs no Ray; the loop is the same either way."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audiolib.config.corpus import DataPreset
+from audiolib.config.strict import read_preset, read_section
+from audiolib.config.training import ModelPreset, TrainSection
+from audiolib.errors import AudiolibError
+from audiolib.files import digest, scratch_folder
+from audiolib.job import Job
+from audiolib.tracking import attach
+from audiolib.train import fit
+
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+def train_stage(root: Path, stage: str, features: Path, start: Path | None, out: Path) -> None:
+    """Run the `pretrain` or `finetune` recipe of the chosen model preset and record it in MLflow as it goes.
+
+    Args:
+        root: project folder, absolute: Ray workers run elsewhere.
+        stage: which recipe.
+        features: features folder.
+        start: model folder to continue from, or null.
+        out: where the model folder is left.
+    """
+    preset = read_preset(root, "model", ModelPreset)
+    job = Job(
+        stage=stage,
+        recipe=getattr(preset, stage),
+        settings=read_section(root, "train", TrainSection),
+        architecture=preset.architecture.model_dump(),
+        features=features,
+        seconds=read_preset(root, "data", DataPreset).seconds,
+        seed=read_section(root, "seed", int),
+        start=start,
+        out=out,
+        scratch=scratch_folder(root),
+    )
+    run(job, attach(root).epoch)
+
+
+def run(job: Job, on_epoch: OnEpoch | None = None) -> None:
+    """Train a job in this process, or with `num_workers` Ray workers here or on the cluster of `RAY_ADDRESS`.
+
+    Raises:
+        AudiolibError: the training failed; or several workers are asked for and Ray is not installed.
+    """
+    if job.settings.num_workers == 1 and not os.environ.get("RAY_ADDRESS"):
+        fit(job, on_epoch)
+    else:
+        _run_on_ray(job, on_epoch)
+
+
+def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The controller looks at its workers this often; the default of 2 s would be felt at every report.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+    except ImportError as error:
+        raise AudiolibError(
+            f"train.num_workers is {job.settings.num_workers}, which needs Ray: pip install 'audiolib[pipeline]'"
+        ) from error
+    workers = job.settings.num_workers
+    if not ray.is_initialized():
+        _start_ray(ray, workers)
+    gpu = job.settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers
+    trainer = TorchTrainer(
+        functools.partial(_worker, job=job, on_epoch=on_epoch),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+        run_config=RunConfig(
+            # A name that Ray has seen continues that run: the name says what is trained.
+            name=f"{job.stage}-{digest([str(job.out), job.recipe.model_dump(mode='json'), job.seed, os.getpid()])}",
+            storage_path=str((job.scratch / "ray").resolve()),
+            failure_config=FailureConfig(max_failures=2),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise AudiolibError(_reason(error)) from error
+
+
+def _start_ray(ray: Any, workers: int) -> None:
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, log_to_driver=True)
+        return
+    cores = max(workers, os.cpu_count() or 1)
+    ray.init(
+        num_cpus=cores + 1,
+        include_dashboard=False,
+        object_store_memory=128 * 2**20,
+        logging_level="ERROR",
+        log_to_driver=True,
+    )
+
+
+def _worker(job: Job, on_epoch: OnEpoch | None) -> None:
+    """What every Ray worker runs. Ray sets one thread for each; share the cores of this machine instead."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.settings.num_workers))
+    fit(job, on_epoch)
+
+
+def _reason(error: BaseException) -> str:
+    """The first mistake of a worker that a user can mend, else what Ray says, in one line."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        text = str(failure)
+        if "AudiolibError: " in text:
+            return text.rsplit("AudiolibError: ", 1)[1].splitlines()[0]
+    return f"training on Ray failed: {' '.join(str(error).split())[:500]}"

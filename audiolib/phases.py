@@ -1,0 +1,39 @@
+"""What a training phase makes of a recipe: which patch a step uses, which view of the clips, what its loss is."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from audiolib.loader import View
+from audiolib.rng import rng
+
+if TYPE_CHECKING:
+    from audiolib.config.training import Phase, Recipe
+
+
+def draw_patch(recipe: "Recipe", phase: "Phase", seed: int, step: int) -> tuple[int, int]:
+    """The patch size of a step: the same in every worker, because only (seed, step) decides."""
+    sizes, shares = recipe.patch_sizes, recipe.patch_probabilities
+    weights = None if shares is None else np.array(shares) / sum(shares)
+    return phase_patch(sizes[int(rng(seed, "patch", step).choice(len(sizes), p=weights))], phase)
+
+
+def phase_patch(size: tuple[int, int], phase: "Phase") -> tuple[int, int]:
+    """Patchification makes patches wider in time instead of frames fewer (papers.md 3.1)."""
+    return (size[0], size[1] * phase.compression) if phase.method == "patchify" else size
+
+
+def phase_view(frames: int, phase: "Phase") -> View:
+    """Clips of `frames` full-resolution frames at the phase's compression."""
+    return View(frames, phase.compression, phase.method)
+
+
+def loss_of(logits: Tensor, target: Tensor | None, multi_label: bool, smoothing: float) -> Tensor:
+    """Binary cross-entropy per label, or cross-entropy against class shares."""
+    if target is None:
+        raise ValueError("a batch without targets has no loss")
+    if multi_label:
+        return binary_cross_entropy_with_logits(logits, target)
+    return cross_entropy(logits, target, label_smoothing=smoothing)

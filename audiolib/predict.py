@@ -1,0 +1,43 @@
+"""Logits of many clips at one shape, and the device to compute them on."""
+
+import numpy as np
+import torch
+
+from audiolib.errors import AudiolibError
+from audiolib.loader import Clips, View, eval_batches
+from audiolib.models import SpectrogramTransformer
+
+BATCH_FRAMES = 8192
+
+
+def scores(
+    model: SpectrogramTransformer,
+    clips: Clips,
+    view: View,
+    patch: tuple[int, int],
+    device: torch.device,
+    batch_frames: int = BATCH_FRAMES,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and targets (clips, c) of a whole split at one shape."""
+    model.eval()
+    with torch.inference_mode():
+        logits = [model(batch.to(device), patch).float().cpu() for batch in eval_batches(clips, view, batch_frames)]
+    return torch.cat(logits).numpy(), clips.target
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is this worker's GPU where there is one.
+
+    Raises:
+        AudiolibError: `cuda` is asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise AudiolibError("train.device is cuda, but torch finds no CUDA device; set it to auto or cpu")
+    return torch.device(name)
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """`auto` means bfloat16 on a GPU that has it, float32 elsewhere."""
+    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())

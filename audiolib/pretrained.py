@@ -1,0 +1,86 @@
+"""A trained model as a folder: `model.safetensors`, and `config.json` with all that is needed to use the weights."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from audiolib.errors import AudiolibError
+from audiolib.files import atomic_path, sha256_file, write_json
+from audiolib.models import SpectrogramTransformer, build, plain_config
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model was made for: its classes, its log-mel settings, and the shape that its training ended at.
+
+    `frontend` has sample_rate, mel_bins, window_ms, hop_ms, mean and std; `patch`, `frames`, `compression` and
+    `method` are those of the last training phase.
+    """
+
+    classes: list[str]
+    multi_label: bool
+    frontend: dict[str, float]
+    patch: tuple[int, int]
+    frames: int
+    compression: int
+    method: str
+
+
+def save_pretrained(model: SpectrogramTransformer, card: Card, folder: Path) -> None:
+    """Write a model folder; the config names the sha256 of the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "model.safetensors"
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(weights) as temporary:
+        save_file(state, temporary)
+    config = {"format": FORMAT, "model": plain_config(model), "card": asdict(card), "sha256": sha256_file(weights)}
+    write_json(folder / "config.json", config)
+
+
+def load(folder: Path | str, device: str = "cpu") -> SpectrogramTransformer:
+    """Load a model folder, ready to predict.
+
+    Raises:
+        AudiolibError: not a model folder, of a newer format, or weights that are not those saved with the config.
+    """
+    folder = Path(folder)
+    config = _config(folder)
+    weights = folder / "model.safetensors"
+    if not weights.exists():
+        raise AudiolibError(f"{weights} is missing")
+    if sha256_file(weights) != config["sha256"]:
+        raise AudiolibError(f"{weights} is damaged or belongs to another model: its sha256 is not that of config.json")
+    model = build(config["model"])
+    try:
+        model.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise AudiolibError(f"{weights} does not fit its config.json: {' '.join(str(error).split())}") from error
+    return model.to(torch.device(device)).eval()
+
+
+def load_card(folder: Path | str) -> Card:
+    """What the model in a folder was made for."""
+    values: dict[str, Any] = _config(Path(folder))["card"]
+    return Card(**{**values, "patch": tuple(values["patch"])})
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AudiolibError(f"{folder} is not a model folder: it has no config.json") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AudiolibError(f"{path} is damaged: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("format"), int):
+        raise AudiolibError(f"{path} is not a model config: it has no format number")
+    if config["format"] > FORMAT:
+        raise AudiolibError(f"{path} has format {config['format']}, this version reads up to {FORMAT}; update audiolib")
+    return config

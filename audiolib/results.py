@@ -1,0 +1,132 @@
+"""Result rows: numbers are born tidy, one metric of one cell a row, and become matrices only to be shown."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from audiolib.errors import AudiolibError
+from audiolib.files import atomic_path, write_json, write_text
+
+SCHEMA = {
+    "run": pl.String,
+    "model": pl.String,
+    "stage": pl.String,
+    "corpus": pl.String,
+    "split": pl.String,
+    "fold": pl.Int32,
+    "seed": pl.Int64,
+    "patch_f": pl.Int32,
+    "patch_t": pl.Int32,
+    "seconds": pl.Float64,
+    "hop_ms": pl.Float64,
+    "metric": pl.String,
+    "value": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "n": pl.Int64,
+    "gmac": pl.Float64,
+    "ms": pl.Float64,
+}
+
+
+def table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Rows as a table; an absent column is null, an unknown one a mistake."""
+    unknown = sorted({key for row in rows for key in row} - set(SCHEMA))
+    if unknown:
+        raise ValueError(f"not a result column: {unknown[0]}")
+    return pl.DataFrame([{key: row.get(key) for key in SCHEMA} for row in rows], schema=SCHEMA)
+
+
+def write_rows(folder: Path, rows: pl.DataFrame) -> None:
+    """`rows.parquet` for programs and `rows.csv` for people."""
+    with atomic_path(folder / "rows.parquet") as temporary:
+        rows.write_parquet(temporary)
+    write_text(folder / "rows.csv", rows.write_csv(float_precision=6))
+
+
+def read_rows(folder: Path) -> pl.DataFrame:
+    """The rows that `write_rows` left."""
+    path = folder / "rows.parquet"
+    if not path.exists():
+        raise AudiolibError(f"{path} is missing; run `dvc repro evaluate`")
+    return pl.read_parquet(path)
+
+
+def matrix(rows: pl.DataFrame, stage: str, metric: str) -> tuple[list[str], list[float], list[list[float | None]]]:
+    """Patch x length values of one trained model.
+
+    Returns:
+        patch names, lengths in seconds, and values[patch][length] with null where a cell is missing.
+    """
+    chosen = rows.filter((pl.col("stage") == stage) & (pl.col("metric") == metric))
+    sizes = sorted(set(chosen.select("patch_f", "patch_t").rows()), key=lambda size: (size[0] * size[1], size))
+    lengths = sorted(set(chosen["seconds"]))
+    cells = {(f, t, s): value for f, t, s, value in chosen.select("patch_f", "patch_t", "seconds", "value").rows()}
+    return [patch_name(*size) for size in sizes], lengths, [[cells.get((*size, s)) for s in lengths] for size in sizes]
+
+
+def patch_name(bands: int, frames: int) -> str:
+    """`p16` for 16 x 16, `p16x8` for 16 bands by 8 frames."""
+    return f"p{bands}" if bands == frames else f"p{bands}x{frames}"
+
+
+def as_size(value: Any) -> tuple[int, int]:
+    """A patch size as params.yaml writes it: 16, or [16, 8] for bands x frames."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def home(settings: dict[str, Any]) -> tuple[tuple[int, int], float]:
+    """The patch size and clip length (seconds) that a run's models are at home at."""
+    return as_size(settings["model"]["architecture"].get("patch", 16)), float(settings["data"]["seconds"])
+
+
+def main_metric(rows: pl.DataFrame) -> str:
+    """What a run is judged by: accuracy, or mAP where a clip has several labels."""
+    return "accuracy" if "accuracy" in rows["metric"] else "map"
+
+
+def at_home(rows: pl.DataFrame, axis: str, patch: tuple[int, int], seconds: float) -> pl.DataFrame:
+    """The rows of the main metric along `patch` (at the home length) or along `length` (at the home patch)."""
+    chosen = rows.filter(pl.col("metric") == main_metric(rows))
+    if axis == "patch":
+        return chosen.filter(pl.col("seconds") == seconds).sort("stage", "patch_t", "patch_f")
+    return chosen.filter((pl.col("patch_f") == patch[0]) & (pl.col("patch_t") == patch[1])).sort("stage", "seconds")
+
+
+def summary(rows: pl.DataFrame, patch: tuple[int, int], seconds: float) -> dict[str, dict[str, Any]]:
+    """For each stage: the main metric at home, by patch, by length; the mean over patches; the worst over the best."""
+    metric, found = main_metric(rows), {}
+    for stage in rows["stage"].unique(maintain_order=True):
+        own = rows.filter(pl.col("stage") == stage)
+        by_patch = {
+            patch_name(r["patch_f"], r["patch_t"]): r["value"]
+            for r in at_home(own, "patch", patch, seconds).rows(named=True)
+        }
+        by_length = {f"{r['seconds']:g}s": r["value"] for r in at_home(own, "length", patch, seconds).rows(named=True)}
+        values = list(by_patch.values())
+        found[stage] = {
+            metric: by_patch.get(patch_name(*patch)),
+            "by_patch": by_patch,
+            "by_length": by_length,
+            "patch_mean": sum(values) / len(values) if values else None,
+            "patch_worst_over_best": min(values) / max(values) if values and max(values) else None,
+        }
+    return found
+
+
+def write_outcome(
+    folder: Path, rows: pl.DataFrame, predictions: list[dict[str, str]], settings: dict[str, Any]
+) -> None:
+    """All files of an evaluation: rows, predictions, a table for each curve, and the summary for `dvc metrics`."""
+    patch, seconds = home(settings)
+    write_rows(folder, rows)
+    columns = ("stage", "id", "actual", "predicted")
+    said = pl.DataFrame(predictions, schema=dict.fromkeys(columns, pl.String))
+    write_text(folder / "predictions.csv", said.write_csv())
+    for axis, column in (("patch", "patch_t"), ("length", "seconds")):
+        line = at_home(rows, axis, patch, seconds).select(column, "stage", "value")
+        write_text(
+            folder / f"by_{axis}.csv", line.pivot("stage", index=column, values="value").write_csv(float_precision=6)
+        )
+    write_json(folder / "metrics.json", summary(rows, patch, seconds))

@@ -1,0 +1,224 @@
+"""Results to MLflow: the only door. One run for a pass through the pipeline; its stages attach to it.
+
+Everything logged here stands in the stages' own files too: a lost database is a lost view, not lost results.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from filelock import FileLock
+
+from audiolib.config.strict import read_yaml
+from audiolib.files import digest, scratch_folder, state_folder, write_json
+from audiolib.results import at_home, home, main_metric, patch_name, summary
+
+EXPERIMENT = "audiolib"
+
+
+class Run:
+    """A pass through the pipeline, as MLflow knows it. Only its id and address are kept, so it can cross processes."""
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self.uri, self.run_id = uri, run_id
+
+    def _client(self) -> Any:
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.uri)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """One epoch of a training stage, as curves over the epochs, and the score over what it has cost so far."""
+        from mlflow.entities import Metric
+
+        now, stage = int(time.time() * 1000), row["stage"]
+        names = {
+            f"{stage}/train_loss": row["train_loss"],
+            f"{stage}/valid_score": row["valid_score"],
+            f"{stage}/lr": row["lr"],
+            f"{stage}/compute/gmac_cum": row["gmac_cum"],
+        }
+        points = [Metric(name, float(value), now, row["epoch"]) for name, value in names.items()]
+        points.append(Metric(f"curve/{stage}_valid_vs_gmac", row["valid_score"], now, round(row["gmac_cum"])))
+        self._client().log_batch(self.run_id, metrics=points)
+
+    def history(self, rows: list[dict[str, Any]]) -> None:
+        """The epochs that this run does not have yet: DVC restores a stage from its cache without running it."""
+        client = self._client()
+        for stage in {row["stage"] for row in rows}:
+            known = {point.step for point in client.get_metric_history(self.run_id, f"{stage}/valid_score")}
+            for row in rows:
+                if row["stage"] == stage and row["epoch"] not in known:
+                    self.epoch(row)
+
+    def matrix(self, rows: pl.DataFrame, patch: tuple[int, int], seconds: float) -> None:
+        """A result matrix as a metric for each cell at home, as curves over patch, length and cost, and as a table.
+
+        Names do not contain the model, so that different models lie on one axis. The fine-tuned model has the plain
+        names, others the name of their stage before them.
+        """
+        from mlflow.entities import Metric
+
+        now, points, metric = int(time.time() * 1000), [], main_metric(rows)
+
+        def add(name: str, value: float, step: int = 0) -> None:
+            points.append(Metric(name, value, now, step))
+
+        for row in at_home(rows, "patch", patch, seconds).rows(named=True):
+            lead = _lead(row["stage"]) + metric
+            add(f"{lead}/{patch_name(row['patch_f'], row['patch_t'])}", row["value"])
+            add(f"curve/{lead}_vs_patch", row["value"], row["patch_t"])
+            add(f"curve/{lead}_vs_mmac", row["value"], round(row["gmac"] * 1000))
+        for row in at_home(rows, "length", patch, seconds).rows(named=True):
+            lead = _lead(row["stage"]) + metric
+            add(f"{lead}/len_{row['seconds']:g}s", row["value"])
+            add(f"curve/{lead}_vs_length_10ms", row["value"], round(row["seconds"] * 100))
+        self._client().log_batch(self.run_id, metrics=points)
+        self._client().log_table(self.run_id, rows.to_dict(as_series=False), "matrix/rows.json")
+
+    def summary(self, metrics: dict[str, float]) -> None:
+        """Numbers that sum a run up, shown as columns."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client().log_batch(self.run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
+
+    def artifact(self, path: Path, folder: str) -> None:
+        """A file, kept with the run."""
+        self._client().log_artifact(self.run_id, str(path), folder)
+
+    def finish(self) -> None:
+        """Mark the pass as complete."""
+        self._client().set_terminated(self.run_id)
+
+
+def log_outcome(root: Path, rows: pl.DataFrame, histories: list[Path]) -> None:
+    """Everything that an evaluation found, and the training curves that led to it."""
+    run = attach(root)
+    patch, seconds = home(resolved(root))
+    run.history([row for path in histories if path.stat().st_size for row in pl.read_csv(path).rows(named=True)])
+    run.matrix(rows, patch, seconds)
+    metric = main_metric(rows)
+    for stage, found in summary(rows, patch, seconds).items():
+        values = {f"summary/{_lead(stage)}{key}": found[key] for key in (metric, "patch_mean", "patch_worst_over_best")}
+        run.summary({key: value for key, value in values.items() if value is not None})
+
+
+def log_files(root: Path, paths: list[Path], folder: str) -> None:
+    """Keep a stage's files with the run and mark the pass as complete."""
+    run = attach(root)
+    for path in paths:
+        run.artifact(path, folder)
+    run.finish()
+
+
+def _lead(stage: str) -> str:
+    return "" if stage == "finetune" else f"{stage}_"
+
+
+def attach(root: Path) -> Run:
+    """The run of the pass that `root`'s parameters describe; made on the first call.
+
+    Its id is kept in `.scratch/runs`, named by the parameters: a stage that runs later, in another process or after a
+    crash, finds it.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    settings = resolved(root)
+    name = os.environ.get("DVC_EXP_NAME")
+    scratch = scratch_folder(root)
+    note = scratch / "runs" / f"{digest({'settings': settings, 'experiment': name})}.json"
+    with lock(scratch / "mlflow.lock"):
+        uri = tracking_uri(root)
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri)
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+            run_id = json.loads(note.read_text(encoding="utf-8"))["run_id"]
+            if _alive(client, run_id):
+                return Run(uri, run_id)
+        run_id = _create(client, root, settings, name)
+        write_json(note, {"run_id": run_id, "uri": uri})
+    return Run(uri, run_id)
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI, else an SQLite file at the repository's root: never a path relative to some folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_folder(root) / 'mlflow.db'}"
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Two processes that open a fresh database at once would both create its tables, and one would fail."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield
+
+
+def resolved(root: Path) -> dict[str, Any]:
+    """params.yaml and the two presets that it selects, as plain values."""
+    params = read_yaml(root / "params.yaml")
+    presets = {group: read_yaml(root / "configs" / group / f"{params[group]}.yaml") for group in ("model", "data")}
+    return {"params": params, **presets}
+
+
+def _alive(client: Any, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException:
+        return False
+
+
+def _create(client: Any, root: Path, settings: dict[str, Any], name: str | None) -> str:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        local = None if os.environ.get("MLFLOW_TRACKING_URI") else (state_folder(root) / "mlartifacts").as_uri()
+        experiment_id = client.create_experiment(EXPERIMENT, artifact_location=local)
+    else:
+        experiment_id = experiment.experiment_id
+    params = settings["params"]
+    tags = {
+        "model": params["model"],
+        "dataset": params["data"],
+        "seed": str(params["seed"]),
+        "dvc.exp": name or "",
+        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+        "fingerprint": digest(settings),
+    }
+    run = client.create_run(
+        experiment_id, tags=tags, run_name=f"{params['model']} {params['data']} seed {params['seed']}"
+    )
+    from mlflow.entities import Param
+
+    values = [Param(key, str(value)[:500]) for key, value in _flat(settings)]
+    client.log_batch(run.info.run_id, params=values[:100])
+    return run.info.run_id
+
+
+def _flat(value: dict[str, Any], lead: str = "") -> Iterator[tuple[str, Any]]:
+    for key, entry in value.items():
+        path = f"{lead}{key}"
+        if isinstance(entry, dict):
+            yield from _flat(entry, f"{path}.")
+        else:
+            yield path, entry
+
+
+def serve(root: Path) -> None:
+    """Open the MLflow UI on the recorded runs; what `make ui` does."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    uri = tracking_uri(root)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, *sys.argv[1:]]
+    os.execv(sys.executable, command)
+
+
+if __name__ == "__main__":
+    serve(Path.cwd())

@@ -1,0 +1,288 @@
+"""Training: phases of epochs of steps, in plain PyTorch; a killed run continues bit for bit.
+
+What a step does depends on (seed, step) alone, so a checkpoint is weights, moments and counters: no generator's state.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+from audiolib.batches import Batch
+from audiolib.checkpoint import Checkpoints, optimizer_tensors, part, restore_optimizer
+from audiolib.errors import AudiolibError
+from audiolib.files import code_digest, sha256_file, write_json
+from audiolib.job import Job, Progress, write_history
+from audiolib.loader import read_split, steps_per_epoch, train_batches
+from audiolib.metrics import accuracy, mean_average_precision
+from audiolib.models import SpectrogramTransformer, create_model
+from audiolib.optim import lr_factor, make_optimizer
+from audiolib.phases import draw_patch, loss_of, phase_patch, phase_view
+from audiolib.predict import pick_device, scores, use_bf16
+from audiolib.pretrained import Card, load, save_pretrained
+from audiolib.progress import say
+from audiolib.shards import ShardFolder
+
+if TYPE_CHECKING:
+    from audiolib.config.training import Phase
+
+_CHECK_EVERY = 10  # Steps between looks at the loss: each look makes a GPU wait.
+
+
+def fit(job: Job, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """Run all phases of a job and leave its model folder in `job.out`; called once in every worker process.
+
+    Args:
+        job: what to train.
+        on_epoch: called on the first worker with each finished epoch's row.
+
+    Raises:
+        AudiolibError: the loss is no longer a number, or the batch size does not divide among the workers.
+    """
+    Trainer(job, on_epoch).run()
+
+
+class Trainer:
+    """The state of one job in one process."""
+
+    def __init__(self, job: Job, on_epoch: Callable[[dict[str, Any]], None] | None) -> None:
+        self.job, self.on_epoch = job, on_epoch
+        self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if _parallel() else (0, 1)
+        if job.recipe.batch_size % self.world:
+            raise AudiolibError(f"batch_size {job.recipe.batch_size} does not divide among {self.world} workers")
+        self.device = pick_device(job.settings.device)
+        self.bf16 = use_bf16(job.settings.precision, self.device)
+        self.shards = ShardFolder(job.features)
+        self.train, self.valid = read_split(job.features, "train"), read_split(job.features, "valid")
+        self.frames = max(1, round(job.seconds * 1000 / self.shards.frontend["hop_ms"]))
+        self.model = self._first_model().to(self.device)
+        self.parallel: nn.Module = nn.parallel.DistributedDataParallel(self.model) if _parallel() else self.model
+        self.checkpoints = Checkpoints(job.scratch / "checkpoints" / job.stage, self._fingerprint())
+        self.progress = Progress()
+        self.best_weights: dict[str, Tensor] = {}
+        self.saved_at = self.started = time.monotonic()
+
+    def _first_model(self) -> SpectrogramTransformer:
+        job = self.job
+        if job.start is not None:
+            return load(job.start).train()
+        settings = {key: value for key, value in job.architecture.items() if key != "name"}
+        bands = int(self.shards.frontend["mel_bins"])
+        classes = len(self.shards.classes)
+        return create_model(
+            job.architecture["name"], classes, seed=job.seed, mel_bins=bands, frames=self.frames, **settings
+        )
+
+    def _fingerprint(self) -> dict[str, Any]:
+        job = self.job
+        return {
+            "stage": job.stage,
+            "recipe": job.recipe.model_dump(mode="json"),
+            "precision": job.settings.precision,
+            "architecture": job.architecture,
+            "seconds": job.seconds,
+            "seed": job.seed,
+            "features": sha256_file(job.features / "index.json"),
+            "start": sha256_file(job.start / "model.safetensors") if job.start else None,
+            "code": code_digest(
+                Path(__file__).parent,
+                (
+                    "train.py",
+                    "loader.py",
+                    "batches.py",
+                    "augment.py",
+                    "optim.py",
+                    "rng.py",
+                    "models/*.py",
+                    "kernels/*/*.py",
+                ),
+            ),
+        }
+
+    def run(self) -> None:
+        """All phases from wherever the newest checkpoint stands, then the model folder."""
+        tensors = self._resume()
+        phases = self.job.recipe.phases
+        while self.progress.phase < len(phases):
+            self._run_phase(phases[self.progress.phase], tensors)
+            tensors = None
+        if self.rank == 0:
+            self._write_result()
+        if _parallel():
+            distributed.barrier()
+
+    def _resume(self) -> dict[str, Tensor] | None:
+        found = self.checkpoints.newest()
+        if found is None:
+            return None
+        tensors, state = found
+        self.progress = Progress(**state)
+        self.model.load_state_dict(part(tensors, "model"))
+        self.best_weights = part(tensors, "best")
+        if self.rank == 0:
+            say(f"{self.job.stage}: continuing after step {self.progress.step}")
+        return tensors
+
+    def _run_phase(self, phase: "Phase", tensors: dict[str, Tensor] | None) -> None:
+        optimizer = make_optimizer(self.model, self.job.recipe, phase.lr)
+        if tensors is not None:
+            restore_optimizer(optimizer, part(tensors, "optimizer"))
+        progress = self.progress
+        while progress.epoch < phase.epochs:
+            self._run_epoch(phase, optimizer)
+            self._finish_epoch(phase, optimizer)
+        if progress.phase + 1 < len(self.job.recipe.phases):
+            # The next phase takes over the last weights; the best ones are chosen in the last phase alone.
+            progress.best, self.best_weights = -math.inf, {}
+        progress.phase, progress.epoch = progress.phase + 1, 0
+        self._save({})
+
+    def _run_epoch(self, phase: "Phase", optimizer: torch.optim.Optimizer) -> None:
+        recipe, progress = self.job.recipe, self.progress
+        view = phase_view(self.frames, phase)
+        per_epoch = steps_per_epoch(len(self.train), recipe.batch_size)
+        number = self.epochs_before() + progress.epoch
+        batches = train_batches(
+            self.train, view, recipe.augment, recipe.batch_size, self.job.seed, number,
+            start=progress.batch, rank=self.rank, world=self.world,
+        )  # fmt: skip
+        self.model.train()
+        losses: list[Tensor] = []
+        for batch in batches:
+            factor = lr_factor(recipe, progress.epoch * per_epoch + progress.batch, phase.epochs * per_epoch, per_epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = phase.lr * factor
+            patch = draw_patch(recipe, phase, self.job.seed, progress.step)
+            losses.append(self._step(batch, patch, optimizer))
+            progress.gmac += self.world * sum(self.model.macs(n, patch) for n in batch.lengths) / 1e9
+            progress.batch, progress.step = progress.batch + 1, progress.step + 1
+            if len(losses) == _CHECK_EVERY:
+                self._check(losses)
+                if time.monotonic() - self.saved_at > self.job.settings.checkpoint_seconds:
+                    self._save(optimizer_tensors(optimizer))
+        self._check(losses)
+
+    def _step(self, batch: Batch, patch: tuple[int, int], optimizer: torch.optim.Optimizer) -> Tensor:
+        batch = batch.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.parallel(batch, patch)
+        loss = loss_of(logits.float(), batch.target, self.shards.multi_label, self.job.recipe.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        optimizer.step()
+        return loss.detach()
+
+    def _check(self, losses: list[Tensor]) -> None:
+        """Move the losses to the host; stop before a checkpoint could hold weights that are not numbers."""
+        if not losses:
+            return
+        values = torch.stack(losses).tolist()
+        losses.clear()
+        if not all(map(math.isfinite, values)):
+            lr = self.job.recipe.phases[self.progress.phase].lr
+            raise AudiolibError(
+                f"{self.job.stage}: the loss became {values[-1]} within the {len(values)} steps before step "
+                f"{self.progress.step}; lower the learning rate (lr is {lr:g}) or look at the features; nothing "
+                "after the last checkpoint was kept"
+            )
+        self.progress.loss_sum += sum(values)
+
+    def _finish_epoch(self, phase: "Phase", optimizer: torch.optim.Optimizer) -> None:
+        progress = self.progress
+        if self.rank == 0:
+            score = self.validate(phase)
+            if score >= progress.best:
+                progress.best = score
+                self.best_weights = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
+            row = {
+                "stage": self.job.stage,
+                "phase": progress.phase,
+                "epoch": self.epochs_before() + progress.epoch,
+                "step": progress.step,
+                "compression": phase.compression,
+                "method": phase.method,
+                "lr": optimizer.param_groups[0]["lr"],
+                "train_loss": progress.loss_sum / max(1, progress.batch),
+                "valid_score": score,
+                "gmac_cum": progress.gmac,
+                "seconds": self._elapsed(),
+            }
+            progress.history.append(row)
+            say(
+                f"{self.job.stage} phase {progress.phase + 1}/{len(self.job.recipe.phases)} "
+                f"epoch {progress.epoch + 1}/{phase.epochs}: loss {row['train_loss']:.3f}, valid {score:.3f}, "
+                f"{row['seconds']:.0f} s, about {self._seconds_left(phase):.0f} s left"
+            )
+        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        self._save(optimizer_tensors(optimizer))
+        if self.rank == 0 and self.on_epoch is not None:
+            self.on_epoch(row)
+
+    def validate(self, phase: "Phase") -> float:
+        """Mean accuracy (mAP for multi-label corpora) over the recipe's validation patch sizes."""
+        metric = mean_average_precision if self.shards.multi_label else accuracy
+        view = phase_view(self.frames, phase)
+        sizes = [phase_patch(size, phase) for size in self.job.recipe.valid_patch_sizes]
+        return float(np.mean([metric(*scores(self.model, self.valid, view, size, self.device)) for size in sizes]))
+
+    def epochs_before(self) -> int:
+        """Epochs of the phases that are behind us: epochs are numbered through a stage."""
+        return sum(phase.epochs for phase in self.job.recipe.phases[: self.progress.phase])
+
+    def _elapsed(self) -> float:
+        return self.progress.elapsed + time.monotonic() - self.started
+
+    def _seconds_left(self, phase: "Phase") -> float:
+        """From the multiply-accumulates still to come: a coarse epoch costs less than a fine one."""
+        progress = self.progress
+        rate = self._elapsed() / max(progress.gmac, 1e-9)
+        clips = steps_per_epoch(len(self.train), self.job.recipe.batch_size) * self.job.recipe.batch_size
+        left = 0.0
+        for number, later in enumerate(self.job.recipe.phases[progress.phase :]):
+            epochs = later.epochs - (progress.epoch + 1 if number == 0 else 0)
+            shown = self.frames if later.method == "patchify" else math.ceil(self.frames / later.compression)
+            sizes = [phase_patch(size, later) for size in self.job.recipe.patch_sizes]
+            left += epochs * clips * float(np.mean([self.model.macs(shown, size) for size in sizes])) / 1e9
+        return left * rate
+
+    def _save(self, moments: dict[str, Tensor]) -> None:
+        self.saved_at = time.monotonic()
+        if self.rank != 0:
+            return
+        named = {"model": self.model.state_dict(), "best": self.best_weights, "optimizer": moments}
+        tensors = {f"{group}/{name}": tensor for group, entries in named.items() for name, tensor in entries.items()}
+        state = {**asdict(self.progress), "elapsed": self._elapsed()}
+        self.checkpoints.save(self.progress.step, tensors, state)
+
+    def _write_result(self) -> None:
+        """The model folder: best weights, the last ones beside them, and the history."""
+        job, phases = self.job, self.job.recipe.phases
+        last = phases[-1] if phases else None
+        card = Card(
+            classes=self.shards.classes,
+            multi_label=self.shards.multi_label,
+            frontend={**self.shards.frontend, "mean": self.train.mean, "std": self.train.std},
+            patch=phase_patch(self.model.config.patch, last) if last else self.model.config.patch,
+            frames=self.frames,
+            compression=last.compression if last else 1,
+            method=last.method if last else "none",
+        )
+        save_pretrained(self.model, card, job.out / "last")
+        self.model.load_state_dict(self.best_weights or self.model.state_dict())
+        save_pretrained(self.model, card, job.out)
+        write_history(job.out / "history.csv", self.progress.history)
+        best = self.progress.best if phases else None
+        write_json(
+            job.out / "training.json", {"valid_score": best, "gmac": self.progress.gmac, "steps": self.progress.step}
+        )
+
+
+def _parallel() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

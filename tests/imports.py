@@ -1,0 +1,65 @@
+"""Which files of the project a module needs: its imports, theirs, and so on, read from the syntax trees."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("audiolib", "stages")
+
+
+def file_of(module: str) -> Path | None:
+    """The file of a dotted module name of this project."""
+    path = ROOT.joinpath(*module.split("."))
+    if path.with_suffix(".py").exists():
+        return path.with_suffix(".py")
+    return path / "__init__.py" if (path / "__init__.py").exists() else None
+
+
+def imported(path: Path) -> set[str]:
+    """Every module of the project that a file imports, at its top or inside a function; not for types only."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return {name for name in found if name.split(".")[0] in PACKAGES}
+
+
+def closure(path: Path) -> set[Path]:
+    """A file and all project files that it needs, with the packages they lie in."""
+    done: set[Path] = set()
+    todo = [path]
+    while todo:
+        current = todo.pop()
+        if current in done:
+            continue
+        done.add(current)
+        todo.extend(package for package in _packages(current))
+        todo.extend(found for name in imported(current) if (found := file_of(name)))
+    return done
+
+
+def _packages(path: Path) -> list[Path]:
+    """The `__init__.py` of every package above a file: Python runs them first."""
+    found = []
+    for folder in path.parents:
+        if folder == ROOT:
+            break
+        found.append(folder / "__init__.py")
+    return found
+
+
+if __name__ == "__main__":
+    for stage in ("download", "features", "pretrain", "finetune", "evaluate", "report"):
+        print(stage)
+        for path in sorted(closure(ROOT / "stages" / f"{stage}.py")):
+            print("  ", path.relative_to(ROOT))

@@ -1,0 +1,47 @@
+"""Every implementation of segment attention against the naive one in float64, on the shared cases."""
+
+import pytest
+import torch
+
+from audiolib.kernels.check import failures
+from audiolib.kernels.segment_attention import IMPLEMENTATIONS, naive
+from audiolib.kernels.segment_attention.cases import CASES, inputs
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("scale", [None, 1.0])
+@pytest.mark.parametrize("impl", [name for name in IMPLEMENTATIONS if name != "naive"])
+def test_forward_and_gradients_are_as_good_as_arithmetic_allows(impl, case, scale):
+    tensors, lengths = inputs(case)
+    assert failures(IMPLEMENTATIONS[impl], naive, tensors, lengths=lengths, scale=scale) == []
+
+
+def test_naive_on_values_computed_by_hand():
+    query = torch.tensor([[[1.0]], [[0.0]], [[5.0]]], dtype=torch.float64)
+    key = torch.tensor([[[0.0]], [[2.0]], [[7.0]]], dtype=torch.float64)
+    value = torch.tensor([[[1.0]], [[3.0]], [[9.0]]], dtype=torch.float64)
+    out = naive(query, key, value, lengths=(2, 1))
+    share = torch.exp(torch.tensor(2.0, dtype=torch.float64))
+    expected = torch.stack(
+        [(1 + 3 * share) / (1 + share), torch.tensor(2.0, dtype=torch.float64), torch.tensor(9.0, dtype=torch.float64)]
+    )
+    torch.testing.assert_close(out.flatten(), expected)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_no_token_sees_another_segment(impl):
+    tensors, lengths = inputs("ragged")
+    before = IMPLEMENTATIONS[impl](**tensors, lengths=lengths)
+    tensors["value"] = tensors["value"].clone()
+    tensors["value"][18:58] += 100.0  # The third segment.
+    after = IMPLEMENTATIONS[impl](**tensors, lengths=lengths)
+    assert torch.equal(before[:18], after[:18]) and torch.equal(before[58:], after[58:])
+
+
+def test_the_check_catches_a_wrong_kernel():
+    tensors, lengths = inputs("equal")
+
+    def leaky(query, key, value, lengths, scale=None):
+        return naive(query, key, value, lengths, scale) * 1.001
+
+    assert len(failures(leaky, naive, tensors, lengths=lengths)) == 4
