@@ -90,8 +90,8 @@ def _give_splits(rows: list[dict[str, Any]], source: FolderSource) -> None:
             count = len({group for name, group in members if name == label})
             if count < 3:
                 raise AudiolibError(
-                    f"class {label!r} has {count} clip{'s' * (count > 1)} or group{'s' * (count > 1)}; to be trained, "
-                    "validated and tested a class needs at least three: add some, drop it, or give a split column"
+                    f"class {label!r} has {count} separate clip{'s' * (count > 1)}; to be trained, validated and "
+                    "tested a class needs at least three: add some, drop it, or give a split column"
                 )
     split = split_groups(members, source.valid_fraction, source.test_fraction)
     for row, (_, group) in zip(rows, members, strict=True):

@@ -1,0 +1,121 @@
+"""Decoding and log-mel: facts about sound, and a reason for every clip that cannot be used."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from transformers import ASTFeatureExtractor
+
+from audiolib.frontend import BadClip, Frontend, decode, log_mel
+from tests.corpora.replicas import wav_bytes
+
+FRONTEND = Frontend(sample_rate=16000, mel_bins=128, window_ms=25, hop_ms=10)
+
+
+def tone(seconds: float, rate: int, hertz: float = 1000.0) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+
+
+@pytest.mark.parametrize(
+    "suffix, subtype, tolerance",
+    [
+        ("wav", "PCM_U8", 0.01),
+        ("wav", "PCM_16", 0.0001),
+        ("wav", "PCM_24", 1e-06),
+        ("wav", "PCM_32", 1e-06),
+        ("wav", "FLOAT", 1e-06),
+        ("flac", "PCM_16", 0.0001),
+        ("flac", "PCM_24", 1e-06),
+        ("ogg", "VORBIS", 0.08),
+    ],
+)
+def test_formats_and_bit_depths(tmp_path, suffix, subtype, tolerance):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, tone(0.5, 16000), 16000, subtype=subtype)
+    samples = decode(path, 16000)
+    assert samples.dtype == np.float32
+    np.testing.assert_allclose(samples[:8000], tone(0.5, 16000), atol=tolerance)
+
+
+def test_mp3_stereo_at_44100(tmp_path):
+    path = tmp_path / "a.mp3"
+    left = tone(1.0, 44100)
+    soundfile.write(path, np.stack([left, 0 * left], axis=1), 44100)
+    samples = decode(path, 16000)
+    assert len(samples) / 16000 == pytest.approx(1.0, abs=0.08)  # mp3 pads to whole frames.
+    middle = samples[4000:12000]
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.25 / np.sqrt(2), rel=0.03)  # The mean of both channels.
+    assert np.abs(np.fft.rfft(middle)).argmax() * 16000 / 8000 == pytest.approx(1000, abs=4)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000, 44099])
+def test_any_sample_rate_keeps_pitch_level_and_length(tmp_path, rate):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(1.0, rate), rate)
+    samples = decode(path, 16000)
+    assert len(samples) == pytest.approx(16000, abs=1)
+    np.testing.assert_allclose(samples[2000:14000], tone(1.0, 16000)[2000:14000], atol=0.01)
+
+
+def test_a_piece_of_a_file(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.arange(16000) / 32000, 16000, subtype="FLOAT")
+    np.testing.assert_allclose(decode(path, 16000, 0.25, 0.5), np.arange(4000, 8000) / 32000, atol=1e-6)
+    assert len(decode(path, 16000, start=0.9)) == 1600
+
+
+def test_transformers_extracts_the_same_log_mel():
+    random = np.random.default_rng(0)
+    samples = (tone(2.0, 16000) + 0.01 * random.standard_normal(32000)).astype(np.float32)
+    theirs = ASTFeatureExtractor(max_length=198, do_normalize=False)(samples - samples.mean(), sampling_rate=16000)
+    np.testing.assert_allclose(log_mel(samples, FRONTEND), theirs["input_values"][0], atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [400, 401, 559, 560, 16000, 160000])
+def test_frame_count_of_the_papers(length):
+    samples = np.random.default_rng(0).standard_normal(length).astype(np.float32) * 0.1
+    assert log_mel(samples, FRONTEND).shape == (1 + (length - 400) // 160, 128)
+
+
+def test_a_hop_twice_as_long_visits_every_second_frame():
+    samples = np.random.default_rng(0).standard_normal(16000).astype(np.float32) * 0.1
+    slow = log_mel(samples, Frontend(16000, 128, 25, 20))
+    np.testing.assert_array_equal(slow, log_mel(samples, FRONTEND)[::2])
+
+
+def test_seconds_and_frames():
+    assert [FRONTEND.frames(s) for s in (1.28, 0.96, 10.24, 0.001)] == [128, 96, 1024, 1]
+
+
+def write_nan(path: Path) -> None:
+    samples = np.zeros(8000, np.float32)
+    samples[100] = np.nan
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+
+
+BAD = {
+    "does not exist": lambda path: None,
+    "empty (0 bytes)": lambda path: path.write_bytes(b""),
+    "not readable as audio": lambda path: path.write_text("these are words, not sound " * 50),
+    "not readable as audio ": lambda path: path.write_bytes(wav_bytes()[:20]),
+    "cut short": lambda path: path.write_bytes(wav_bytes(1.0)[:9000]),
+    "not finite": write_nan,
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_a_clip_that_cannot_be_used_has_a_reason(tmp_path, reason):
+    path = tmp_path / "a.wav"
+    BAD[reason](path)
+    with pytest.raises(BadClip) as caught:
+        log_mel(decode(path, 16000), FRONTEND)
+    assert reason.strip() in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0, 1, 399])
+def test_a_clip_shorter_than_one_window_says_so(tmp_path, length):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(1, 16000)[:length], 16000)
+    with pytest.raises(BadClip, match=r"shorter than one analysis window \(25 ms\)"):
+        log_mel(decode(path, 16000), FRONTEND)

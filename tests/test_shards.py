@@ -1,0 +1,100 @@
+"""Shards: what is written is read, equal input gives equal bytes, and no flipped byte passes."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audiolib.errors import AudiolibError
+from audiolib.files import read_json, write_json
+from audiolib.shards import Row, ShardFolder, finished_shard, index_entry, write_shard
+
+HEADER = {"frontend": {"mel_bins": 8, "hop_ms": 10.0}}
+
+
+def rows(count: int = 40, seed: int = 0) -> list[Row]:
+    random = np.random.default_rng(seed)
+    return [
+        Row(
+            f"clip {i}",
+            tuple(range(i % 3)) or (0,),
+            random.normal(-5, 4, (int(random.integers(1, 90)), 8)).astype(np.float16),
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    info = write_shard(tmp_path / "part-train-00000.parquet", "train", rows(), HEADER)
+    write_json(tmp_path / "stats.json", {"mean": 0.0, "std": 1.0})
+    write_json(
+        tmp_path / "index.json",
+        {"schema": 1, "classes": ["a", "b"], "multi_label": True, **HEADER, "shards": [index_entry(info)]},
+    )
+    return tmp_path
+
+
+def test_round_trip(folder):
+    for wrote, read in zip(rows(), ShardFolder(folder).rows("train"), strict=True):
+        assert (wrote.id, wrote.label) == (read.id, read.label)
+        np.testing.assert_array_equal(wrote.log_mel, read.log_mel)
+    assert list(ShardFolder(folder).rows("test")) == []
+
+
+def test_equal_rows_give_equal_bytes(tmp_path):
+    one = write_shard(tmp_path / "a.parquet", "train", rows(), HEADER)
+    two = write_shard(tmp_path / "b.parquet", "train", rows(), HEADER)
+    assert one.sha256 == two.sha256
+    assert write_shard(tmp_path / "c.parquet", "train", rows(seed=1), HEADER).sha256 != one.sha256
+
+
+def test_sums_are_those_of_the_stored_values(tmp_path):
+    info = write_shard(tmp_path / "a.parquet", "train", rows(), HEADER)
+    values = np.concatenate([row.log_mel.astype(np.float64).ravel() for row in rows()])
+    assert info.total == pytest.approx(values.sum()) and info.squares == pytest.approx((values**2).sum())
+    assert info.frames == values.size / 8
+
+
+def test_every_flipped_byte_is_detected_and_the_shard_named(folder):
+    path = folder / "part-train-00000.parquet"
+    good = path.read_bytes()
+    for place in np.random.default_rng(0).choice(len(good), 60, replace=False):
+        bad = bytearray(good)
+        bad[place] ^= 1 << int(place % 8)
+        path.write_bytes(bad)
+        with pytest.raises(AudiolibError, match=r"part-train-00000\.parquet is damaged"):
+            list(ShardFolder(folder).rows("train"))
+
+
+def test_page_checksums_catch_what_the_index_cannot_know(folder):
+    """An unfinished run has no index yet: its shards are judged by their own checksums."""
+    path = folder / "part-train-00000.parquet"
+    assert finished_shard(path, HEADER) is not None
+    bad = bytearray(path.read_bytes())
+    bad[len(bad) // 2] ^= 1
+    path.write_bytes(bad)
+    assert finished_shard(path, HEADER) is None
+
+
+def test_an_unfinished_shard_of_other_settings_is_not_taken(folder):
+    path = folder / "part-train-00000.parquet"
+    assert finished_shard(path, {"frontend": {"mel_bins": 8, "hop_ms": 20.0}}) is None
+    assert finished_shard(folder / "absent.parquet", HEADER) is None
+
+
+def test_missing_shard_index_or_newer_schema_is_one_line(folder, tmp_path):
+    (folder / "part-train-00000.parquet").rename(folder / "elsewhere")
+    with pytest.raises(AudiolibError, match="is missing; delete data/features and run"):
+        list(ShardFolder(folder).rows("train"))
+    index = read_json(folder / "index.json")
+    write_json(folder / "index.json", {**index, "schema": 9})
+    with pytest.raises(AudiolibError, match="shards of schema 9, this version reads 1"):
+        ShardFolder(folder)
+    (folder / "index.json").write_text("{")
+    with pytest.raises(AudiolibError, match=r"index\.json is damaged"):
+        ShardFolder(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(AudiolibError, match="is missing; run `dvc repro` to make it"):
+        ShardFolder(folder)
