@@ -1,0 +1,52 @@
+"""Small training jobs for tests."""
+
+from pathlib import Path
+from typing import Any
+
+from audiolib.config.training import Augment, Phase, Recipe, TrainSection
+from audiolib.job import Job
+
+TINY = {"name": "flexi_nano", "width": 24, "depth": 1, "heads": 2}
+
+
+def phase(compression: int = 1, method: str = "none", epochs: int = 1, lr: float = 1e-3) -> Phase:
+    return Phase(compression=compression, method=method, epochs=epochs, lr=lr)
+
+
+def augment(**changes: Any) -> Augment:
+    return Augment(**{"freq_mask": 8, "time_mask": 8, "mixup": 0.5, "roll": 4, "noise": 0.05, **changes})
+
+
+def recipe(**changes: Any) -> Recipe:
+    values = {
+        "phases": [phase()],
+        "patch_sizes": [16, 24, 32],
+        "valid_patch_sizes": [32],
+        "batch_size": 16,
+        "optimizer": "adamw",
+        "weight_decay": 0.05,
+        "betas": [0.9, 0.98],
+        "schedule": "cosine",
+        "warmup_fraction": 0.1,
+        "label_smoothing": 0.1,
+        "augment": augment(),
+    }
+    return Recipe(**{**values, **changes})
+
+
+def job(features: Path, folder: Path, **changes: Any) -> Job:
+    workers = changes.pop("num_workers", 1)
+    settings = TrainSection(num_workers=workers, device="cpu", precision="float32", checkpoint_seconds=1e6)
+    values = {
+        "stage": "pretrain",
+        "recipe": recipe(),
+        "settings": settings,
+        "architecture": TINY,
+        "features": features,
+        "seconds": 0.64,
+        "seed": 1,
+        "start": None,
+        "out": folder / "out",
+        "scratch": folder / "scratch",
+    }
+    return Job(**{**values, **changes})

@@ -1,0 +1,169 @@
+"""The sweep: every cell once, its numbers those of a plain loop; the files made from it; MLflow; the report."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from audiolib.batches import pack
+from audiolib.config.evaluation import EvaluateSection
+from audiolib.evaluate import Trained, sweep, trained_name
+from audiolib.loader import read_split
+from audiolib.pretrained import load
+from audiolib.report import Sources, render
+from audiolib.results import home, main_metric, matrix, read_rows, summary, table, write_outcome
+from audiolib.tracking import attach, log_outcome, tracking_uri
+from audiolib.train import fit
+from tests.conftest import ROOT
+from tests.recipes import job, phase, recipe
+
+SECTION = EvaluateSection(split="test", patch_sizes=[16, 24, [16, 8]], batch_frames=640)
+
+
+@pytest.fixture(scope="module")
+def trained(small_features, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    coarse = recipe(phases=[phase(2, "avg_pool")], patch_sizes=[16], valid_patch_sizes=[16])
+    fit(job(small_features, folder, recipe=coarse, out=folder / "pretrain"))
+    fit(job(small_features, folder, stage="finetune", start=folder / "pretrain", out=folder / "finetune"))
+    return folder
+
+
+def settings() -> dict:
+    found = {"params": yaml.safe_load((ROOT / "params.yaml").read_text())}
+    found["model"] = yaml.safe_load((ROOT / "configs/model/flexi.yaml").read_text())
+    found["data"] = {"seconds": 0.64, "eval_seconds": [0.32, 0.64]}
+    return found
+
+
+@pytest.fixture(scope="module")
+def outcome(trained, small_features):
+    stages = [Trained(trained / stage, stage) for stage in ("pretrain", "finetune")]
+    return sweep(stages, small_features, SECTION, [0.32, 0.64], settings())
+
+
+def test_every_cell_is_there_once(outcome):
+    rows = table(outcome.rows)
+    cells = rows.select("stage", "patch_f", "patch_t", "seconds", "metric").rows()
+    assert len(cells) == len(set(cells)) == 2 * 3 * 2 * 3
+    assert set(rows["hop_ms"].unique()) == {10.0, 20.0}  # The pretrained model ended at half resolution.
+    assert rows["model"].unique().sort().to_list() == ["ast-p16", "flexi"]
+    assert rows["ms"].min() > 0 and rows["n"].unique().to_list() == [26]
+
+
+def test_a_cell_is_what_a_plain_loop_finds(outcome, trained, small_features):
+    clips, model = read_split(small_features, "test"), load(trained / "finetune")
+    hits = 0
+    for mel, target in zip(clips.mel, clips.target, strict=True):
+        frames = torch.zeros(32, 128)
+        frames[: min(32, len(mel))] = torch.from_numpy(clips.normalised(mel[:32].astype(np.float32)))
+        hits += int(model(pack([frames]), (16, 8)).argmax()) == int(target.argmax())
+    rows = table(outcome.rows).filter(
+        (pl.col("stage") == "finetune")
+        & (pl.col("seconds") == 0.32)
+        & (pl.col("patch_t") == 8)
+        & (pl.col("metric") == "accuracy")
+    )
+    assert rows["value"].to_list() == [pytest.approx(hits / 26)]
+    assert rows["ci_low"][0] <= hits / 26 <= rows["ci_high"][0]
+
+
+def test_predictions_are_those_behind_the_accuracy_at_home(outcome):
+    said = pl.DataFrame(outcome.predictions)
+    final = said.filter(pl.col("stage") == "finetune")
+    share = (final["actual"] == final["predicted"]).mean()
+    assert share == pytest.approx(summary(table(outcome.rows), (16, 16), 0.64)["finetune"]["accuracy"])
+
+
+def test_names_say_what_was_trained():
+    preset = settings()["model"]
+    assert trained_name(preset, "pretrain") == "ast-p16" and trained_name(preset, "finetune") == "flexi"
+
+
+@pytest.fixture(scope="module")
+def written(outcome, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_outcome(folder, table(outcome.rows), outcome.predictions, settings())
+    return folder
+
+
+def test_files_of_an_evaluation_agree(written):
+    rows = read_rows(written)
+    assert len(pl.read_csv(written / "rows.csv")) == len(rows)
+    metrics = json.loads((written / "metrics.json").read_text())
+    by_patch = pl.read_csv(written / "by_patch.csv")
+    names, lengths, values = matrix(rows, "finetune", main_metric(rows))
+    assert names == ["p16x8", "p16", "p24"] and lengths == [0.32, 0.64]
+    assert metrics["finetune"]["by_patch"]["p24"] == values[2][1]
+    assert by_patch.filter(pl.col("patch_t") == 24)["finetune"][0] == pytest.approx(values[2][1], abs=1e-6)
+    assert home(settings()) == ((16, 16), 0.64)
+
+
+def test_a_row_with_an_unknown_column_is_a_mistake():
+    with pytest.raises(ValueError, match="not a result column: colour"):
+        table([{"colour": 1}])
+
+
+def project(folder: Path) -> Path:
+    """A project folder whose parameters are those of `settings`."""
+    found = settings()
+    for name, content in (
+        ("params", found["params"]),
+        ("configs/model/flexi", found["model"]),
+        ("configs/data/synthetic", found["data"]),
+    ):
+        path = folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content))
+    return folder
+
+
+@pytest.mark.slow
+def test_mlflow_gets_cells_curves_table_and_each_epoch_once(outcome, trained, tmp_path, monkeypatch):
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    root = project(tmp_path)
+    rows = table(outcome.rows)
+    run = attach(root)
+    histories = [trained / stage / "history.csv" for stage in ("pretrain", "finetune")]
+    for _ in range(2):  # A second time must add no point to the training curves.
+        log_outcome(root, rows, histories)
+    assert attach(root).run_id == run.run_id
+    client = MlflowClient(tracking_uri(root))
+    found = client.get_run(run.run_id).data
+    home_rows = summary(rows, (16, 16), 0.64)
+    assert found.metrics["accuracy/p24"] == pytest.approx(home_rows["finetune"]["by_patch"]["p24"])
+    assert found.metrics["pretrain_accuracy/p24"] == pytest.approx(home_rows["pretrain"]["by_patch"]["p24"])
+    curve = {p.step: p.value for p in client.get_metric_history(run.run_id, "curve/accuracy_vs_patch")}
+    assert set(curve) == {8, 16, 24}
+    assert len(client.get_metric_history(run.run_id, "pretrain/valid_score")) == 1
+    assert [f.path for f in client.list_artifacts(run.run_id, "matrix")] == ["matrix/rows.json"]
+    assert found.tags["model"] == "flexi" and found.params["params.seed"] == "1"
+
+
+def open_fresh(root: Path) -> str:
+    return attach(root).run_id
+
+
+@pytest.mark.slow
+def test_processes_that_open_a_fresh_database_at_once_share_one_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    root = project(tmp_path)
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        assert len(set(pool.map(open_fresh, [root] * 3))) == 1
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(written, trained, small_features, tmp_path):
+    stages = {stage: trained / stage for stage in ("pretrain", "finetune")}
+    render(Sources(small_features, written, stages, settings()), tmp_path / "report", classes_shown=5)
+    page = (tmp_path / "report/report.html").read_text()
+    assert page.count("<svg") == 7 and "Patch size x clip length" in page and "trill_fast" in page
+    outside = [word for word in ("src=", "@import", "url(http", "<link", "<script") if word in page]
+    assert outside == []
+    assert {p.stem for p in (tmp_path / "report").glob("*.png")} >= {"matrix", "patch", "length", "confusion"}

@@ -1,0 +1,128 @@
+"""Batches: an order that only (seed, epoch) decides, sliced and resumed without loss; compression; augmentation."""
+
+import numpy as np
+import pytest
+import torch
+
+from audiolib.augment import add_noise, fit_length, mask_bands, mask_frames, mix, roll
+from audiolib.batches import Batch, compress, pack
+from audiolib.loader import View, eval_batches, read_split, steps_per_epoch, train_batches
+from tests.recipes import augment
+
+VIEW = View(64)
+
+
+@pytest.fixture(scope="module")
+def clips(small_features):
+    return read_split(small_features, "train")
+
+
+def run(clips, view=VIEW, seed=1, epoch=0, **options) -> list[Batch]:
+    return list(train_batches(clips, view, augment(), 16, seed, epoch, **options))
+
+
+def test_seed_and_epoch_decide_an_epoch_and_nothing_else(clips):
+    one, again = run(clips), run(clips)
+    assert all(torch.equal(a.mel, b.mel) and torch.equal(a.target, b.target) for a, b in zip(one, again, strict=True))
+    assert not torch.equal(one[0].mel, run(clips, seed=2)[0].mel)
+    assert not torch.equal(one[0].mel, run(clips, epoch=1)[0].mel)
+
+
+@pytest.mark.parametrize("start", [0, 1, 5])
+def test_a_resumed_epoch_is_the_rest_of_the_whole_one(clips, start):
+    rest = run(clips, start=start)
+    assert len(rest) == steps_per_epoch(len(clips), 16) - start
+    for whole, part in zip(run(clips)[start:], rest, strict=True):
+        assert torch.equal(whole.mel, part.mel)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_workers_slice_the_same_global_batch(clips, world):
+    parts = [run(clips, rank=rank, world=world) for rank in range(world)]
+    for step, whole in enumerate(run(clips)):
+        frames = torch.cat([parts[rank][step].mel for rank in range(world)]).sum(1)
+        assert sum(len(parts[rank][step]) for rank in range(world)) == len(whole) == 16
+        assert torch.equal(frames.sort().values, whole.mel.sum(1).sort().values)
+
+
+def test_every_clip_is_tried_once_an_epoch(clips):
+    plain = augment(freq_mask=0, time_mask=0, mixup=0.0, roll=0, noise=0.0)
+    seen = [b.target for b in train_batches(clips, VIEW, plain, 8, 1, 0)]
+    assert torch.equal(torch.cat(seen).sum(0), torch.from_numpy(clips.target).sum(0))  # 104 clips, 13 batches of 8.
+
+
+def test_evaluation_keeps_order_and_cuts_at_the_start(clips):
+    batches = list(eval_batches(clips, VIEW, batch_frames=640))
+    assert [len(b) for b in batches[:2]] == [10, 10] and sum(map(len, batches)) == len(clips)
+    long = next(i for i, mel in enumerate(clips.mel) if len(mel) > 64)
+    shown = torch.cat([b.mel for b in batches])[long * 64 : (long + 1) * 64].numpy()
+    np.testing.assert_allclose(
+        shown, (clips.mel[long][:64].astype(np.float32) - clips.mean) / (2 * clips.std), atol=1e-5
+    )
+
+
+def test_the_normalised_training_split_has_mean_0_and_deviation_one_half(clips):
+    values = np.concatenate([clips.normalised(m.astype(np.float32)).ravel() for m in clips.mel])
+    assert values.mean() == pytest.approx(0, abs=1e-3) and values.std() == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["avg_pool", "max_pool", "frame_shift"])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_compression_is_the_papers_definition(method, factor):
+    mel = torch.randn(2, 24, 5, generator=torch.Generator().manual_seed(0))
+    groups = mel.unflatten(1, (-1, factor))
+    expected = {"avg_pool": groups.mean(2), "max_pool": groups.amax(2), "frame_shift": groups[:, :, 0]}[method]
+    torch.testing.assert_close(compress(mel, factor, method), expected)
+
+
+def test_a_remainder_is_pooled_over_what_there_is():
+    mel = torch.arange(7.0).reshape(1, 7, 1)
+    assert compress(mel, 2, "avg_pool").flatten().tolist() == [0.5, 2.5, 4.5, 6.0]
+    assert compress(mel, 2, "max_pool").flatten().tolist() == [1, 3, 5, 6]
+
+
+def test_coarse_batches_have_fewer_frames_that_count_longer(clips):
+    coarse = run(clips, View(64, 2, "avg_pool"))[0]
+    assert coarse.lengths == (32,) * 16 and coarse.stretch == (2.0,) * 16
+    wide = run(clips, View(64, 2, "patchify"))[0]
+    assert wide.lengths == (64,) * 16 and wide.stretch == (1.0,) * 16
+
+
+def test_a_pack_refuses_lengths_that_do_not_add_up():
+    with pytest.raises(ValueError, match="10 frames"):
+        Batch(torch.zeros(10, 4), (4, 5), (1.0, 1.0))
+    assert pack([torch.zeros(3, 4), torch.zeros(5, 4)]).starts == [0, 3]
+
+
+def random(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_masks_set_one_run_to_the_mean_and_leave_the_rest():
+    mel = np.ones((50, 30), np.float32)
+    widths = []
+    for seed in range(200):
+        bands, frames = mask_bands(mel, 8, random(seed)), mask_frames(mel, 8, random(seed))
+        gone = np.flatnonzero((bands == 0).all(0))
+        assert (bands == 0).sum() == len(gone) * 50 and (np.diff(gone) == 1).all()
+        assert (frames == 0).sum() == (frames == 0).all(1).sum() * 30
+        widths.append(len(gone))
+    assert min(widths) == 0 and max(widths) == 7 and (mel == 1).all()
+
+
+def test_mixing_adds_powers():
+    loud, silent = np.full((2, 3), 2.0, np.float32), np.full((2, 3), -60.0, np.float32)
+    np.testing.assert_allclose(mix(loud, silent, 0.5), 2.0 + 2 * np.log(0.5), atol=1e-5)
+    np.testing.assert_allclose(mix(loud, loud, 0.5), 2.0 - np.log(2), atol=1e-5)
+    np.testing.assert_allclose(mix(loud, silent, 1.0), loud, atol=1e-5)
+
+
+def test_roll_noise_and_length():
+    mel = np.arange(20, dtype=np.float32).reshape(10, 2)
+    assert sorted(roll(mel, 3, random())[:, 0]) == sorted(mel[:, 0])
+    noisy = add_noise(mel, 0.1, random())
+    assert noisy.dtype == np.float32 and (noisy - mel).min() >= 0 and (noisy - mel).max() <= 0.1
+    assert np.array_equal(fit_length(mel, 4), mel[:4])
+    assert np.array_equal(fit_length(mel, 12, fill=7.0)[10:], np.full((2, 2), 7.0))
+    starts = {float(fit_length(mel, 4, random(seed))[0, 0]) for seed in range(100)}
+    assert starts == {0, 2, 4, 6, 8, 10, 12}

@@ -1,0 +1,107 @@
+"""The README's commands run, and its map of files is the territory."""
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.corpora.replicas import fsdd, wav_bytes
+from tests.test_smoke import call, clone  # noqa: F401
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]
+
+
+def test_every_source_file_is_in_the_map_and_every_file_of_the_map_exists():
+    block = re.search(r"```\ndvc\.yaml.*?```", README, re.S)[0]
+    named = set(re.findall(r"[\w/]+\.py\b", block))
+    files = {path.name for path in (ROOT / "audiolib").glob("*.py")} - {"__init__.py"}
+    assert files - named == set()
+    existing = {path.name for path in ROOT.glob("audiolib/**/*.py")}
+    assert named - existing == set()
+
+
+def test_the_python_lines_run(tmp_path):
+    code = re.search(r"```python\n(.*?)```", README, re.S)[1]
+    lines = [line for line in code.splitlines() if "load(" not in line]  # The folder comes from a run; see below.
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_are_those_that_are_tried():
+    assert COMMANDS == [
+        "make repro",
+        "make ui",
+        "source .venv/bin/activate",
+        "dvc exp run -S data=folder -S download.folder=/path/to/clips",
+        "dvc exp run -S model=ast",
+        "dvc exp run -S data=fsdd -S seed=2",
+        "dvc metrics diff",
+        "dvc exp show",
+    ]
+
+
+@pytest.fixture(scope="module")
+def installed(clone):  # noqa: F811
+    """The small clone, with this environment in the place where `make install` would put one."""
+    (clone / ".venv").symlink_to(Path(sys.prefix))
+    return clone
+
+
+def make(folder: Path, target: str) -> str:
+    """Run a target as if `make install` had been done; the stamp of this environment counts."""
+    return call(folder, "make", target, "STAMP=Makefile")
+
+
+@pytest.mark.slow
+def test_make_repro_then_every_other_command(installed, tmp_path):
+    make(installed, "repro")
+    loaded = "import audiolib; print(sum(p.numel() for p in audiolib.load('data/finetune').parameters()))"
+    assert int(call(installed, sys.executable, "-c", loaded)) > 1e5
+    call(installed, "git", "add", "-A")
+    call(installed, "git", "commit", "-qm", "results")
+    clips = tmp_path / "clips"
+    for number, name in enumerate(("low", "high")):
+        (clips / name).mkdir(parents=True)
+        for i in range(20):
+            (clips / name / f"{i}.wav").write_bytes(wav_bytes(0.7, 44100, 300 + 900 * number + 10 * i))
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    archive = fsdd(mirror / "free-spoken-digit-dataset.tar.gz")
+    trusted = f"download.sha256={subprocess.check_output(['sha256sum', archive], text=True).split()[0]}"
+    for command in COMMANDS[3:]:
+        words = shlex.split(command.replace("/path/to/clips", str(clips)))
+        if "data=fsdd" in words:
+            words += ["-S", trusted]
+        call(installed, *words, AUDIOLIB_MIRROR=str(mirror))
+
+
+@pytest.mark.slow
+def test_make_ui_answers(installed):
+    server = subprocess.Popen(
+        [sys.executable, "-m", "audiolib.tracking", "--port", "5077"],
+        cwd=installed,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert "python -m audiolib.tracking" in call(installed, "make", "-n", "ui", "STAMP=Makefile")
+    try:
+        for _ in range(120):
+            time.sleep(0.5)
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:5077/health", timeout=2) as answer:
+                    assert answer.read() == b"OK"
+                    return
+            except OSError:
+                continue
+        pytest.fail("the MLflow UI did not answer within a minute")
+    finally:
+        subprocess.run(["pkill", "-TERM", "-s", str(server.pid)])
+        server.wait(timeout=20)
