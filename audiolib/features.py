@@ -106,13 +106,14 @@ def _run(tasks: list[Task], clips: int) -> Iterator[tuple[ShardInfo, list[Reject
     if workers == 1:
         yield from map(make_shard, tasks)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    # One process per core; more threads in each would only wait for each other.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield from pool.map(make_shard, tasks)
 
 
 def make_shard(task: Task) -> tuple[ShardInfo, list[Reject]]:
     """Make one shard, or find it finished. Rejected clips are written beside it, so that a resumed run knows them."""
-    torch.set_num_threads(1)  # One process per core; more threads would only wait for each other.
     header = {
         "frontend": asdict(task.frontend),
         "clips_digest": digest([clip.id for clip in task.clips]),

@@ -53,7 +53,7 @@ def test_every_cell_is_there_once(outcome):
     assert len(cells) == len(set(cells)) == 2 * 3 * 2 * 3
     assert set(rows["hop_ms"].unique()) == {10.0, 20.0}  # The pretrained model ended at half resolution.
     assert rows["model"].unique().sort().to_list() == ["ast-p16", "flexi"]
-    assert rows["ms"].min() > 0 and rows["n"].unique().to_list() == [26]
+    assert rows["ms"].min() > 0 and rows["n"].unique().to_list() == [24]
 
 
 def test_a_cell_is_what_a_plain_loop_finds(outcome, trained, small_features):
@@ -69,8 +69,8 @@ def test_a_cell_is_what_a_plain_loop_finds(outcome, trained, small_features):
         & (pl.col("patch_t") == 8)
         & (pl.col("metric") == "accuracy")
     )
-    assert rows["value"].to_list() == [pytest.approx(hits / 26)]
-    assert rows["ci_low"][0] <= hits / 26 <= rows["ci_high"][0]
+    assert rows["value"].to_list() == [pytest.approx(hits / 24)]
+    assert rows["ci_low"][0] <= hits / 24 <= rows["ci_high"][0]
 
 
 def test_predictions_are_those_behind_the_accuracy_at_home(outcome):

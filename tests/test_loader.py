@@ -48,7 +48,7 @@ def test_workers_slice_the_same_global_batch(clips, world):
 def test_every_clip_is_tried_once_an_epoch(clips):
     plain = augment(freq_mask=0, time_mask=0, mixup=0.0, roll=0, noise=0.0)
     seen = [b.target for b in train_batches(clips, VIEW, plain, 8, 1, 0)]
-    assert torch.equal(torch.cat(seen).sum(0), torch.from_numpy(clips.target).sum(0))  # 104 clips, 13 batches of 8.
+    assert torch.equal(torch.cat(seen).sum(0), torch.from_numpy(clips.target).sum(0))  # 96 clips, 12 batches of 8.
 
 
 def test_evaluation_keeps_order_and_cuts_at_the_start(clips):

@@ -1,7 +1,6 @@
 """Training: it learns, it continues bit for bit, it stops clearly."""
 
 import csv
-import itertools
 import os
 import signal
 import subprocess
@@ -117,7 +116,7 @@ def test_a_model_learns_the_synthetic_classes(small_features, tmp_path):
     rows = []
     fit(job(small_features, tmp_path, recipe=plain, seconds=1.28), rows.append)
     assert rows[-1]["train_loss"] < 0.75 * rows[0]["train_loss"]
-    assert max(row["valid_score"] for row in rows) > 3 / 13
+    assert max(row["valid_score"] for row in rows) > 3 / 12
     assert [row["epoch"] for row in rows] == list(range(25))
 
 
@@ -143,7 +142,7 @@ def test_no_phases_leave_the_initial_weights(small_features, tmp_path):
     from audiolib.models import create_model
 
     settings = {key: value for key, value in TINY.items() if key != "name"}
-    fresh = create_model("flexi_nano", 13, seed=1, frames=64, **settings)
+    fresh = create_model("flexi_nano", 12, seed=1, frames=64, **settings)
     assert same(weights(tmp_path / "out"), fresh.state_dict())
     assert load(tmp_path / "out").config.frames == 64
 
@@ -170,8 +169,9 @@ def test_the_papers_optimiser_and_schedule_run(small_features, tmp_path, optimiz
 def test_warm_up_rises_and_cosine_falls():
     plan = recipe(warmup_fraction=0.2)
     factors = [lr_factor(plan, step, 50, 10) for step in range(50)]
-    assert all(a < b for a, b in itertools.pairwise(factors)) and max(factors) == 1.0
-    assert all(a > b for a, b in itertools.pairwise(factors)) and factors[-1] < 0.03
+    rising, falling = factors[:11], factors[10:]
+    assert rising == sorted(set(rising)) and max(factors) == factors[10] == 1.0
+    assert falling == sorted(set(falling), reverse=True) and factors[-1] < 0.03
 
 
 def test_patch_draws_follow_seed_step_and_shares():

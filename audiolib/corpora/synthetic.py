@@ -1,8 +1,8 @@
-"""A made-up corpus: thirteen sound patterns whose classes differ in slow, in fast and in spectral structure.
+"""A made-up corpus: twelve patterns of pitch and of loudness, in any voice, so that only the pattern tells the class.
 
-Slow ones (a melody's direction, a tremolo of 3 Hz) need long clips; fast ones (a tremolo of 20 Hz, the direction of a
-sweep) need time resolution; tones against noise need frequency resolution. So patch size, clip length and hop all
-matter, as on real audio. Pitch, level, length, noise and the place of the pattern in the clip are drawn per clip.
+Slow patterns (the direction of a melody, a tremolo of 3 Hz) need long clips; fast ones (a tremolo of 20 Hz, the
+direction of a sweep) need time resolution; pitch patterns need frequency resolution. So patch size, clip length and hop
+all matter, as on real audio. Voice, pitch, level, length, noise and the place of the pattern in the clip are drawn.
 """
 
 import wave
@@ -18,98 +18,99 @@ from audiolib.rng import rng
 
 RATE = 16_000
 Random = np.random.Generator
+Pattern = Callable[[np.ndarray, Random], np.ndarray]
 
 
-def _phase(hertz: np.ndarray) -> np.ndarray:
-    return 2 * np.pi * np.cumsum(hertz) / RATE
+def _voice(hertz: np.ndarray, random: Random) -> np.ndarray:
+    """A tone of random timbre that follows a pitch curve: from a pure sine to a rich one."""
+    phase = 2 * np.pi * np.cumsum(hertz) / RATE
+    richness = random.uniform(0, 0.7)
+    return sum(
+        (richness**k * np.sin((k + 1) * phase + random.uniform(0, 6.28)) for k in range(4)), np.zeros(hertz.size)
+    )
 
 
-def _tone(hertz: np.ndarray) -> np.ndarray:
-    """A tone with two overtones that follows a pitch curve."""
-    phase = _phase(hertz)
-    return np.sin(phase) + 0.5 * np.sin(2 * phase) + 0.25 * np.sin(3 * phase)
-
-
-def _band(time: np.ndarray, random: Random) -> np.ndarray:
-    """Noise around a random centre: the carrier of the tremolo classes."""
+def _carrier(time: np.ndarray, random: Random) -> np.ndarray:
+    """What a loudness pattern is heard on: a steady voice, or a band of noise."""
+    if random.uniform() < 0.5:
+        return _voice(np.full(time.size, _pitch(random)), random)
     spectrum = np.fft.rfft(random.standard_normal(time.size))
     hertz = np.fft.rfftfreq(time.size, 1 / RATE)
-    centre = np.exp(random.uniform(np.log(600), np.log(4000)))
-    return np.fft.irfft(spectrum * np.exp(-((np.log((hertz + 1) / centre) / 0.5) ** 2)), time.size) * 8
+    centre, width = 2 * _pitch(random), random.uniform(0.1, 0.6)
+    return np.fft.irfft(spectrum * np.exp(-((np.log((hertz + 1) / centre) / width) ** 2)), time.size)
 
 
-def _tremolo(rate: float) -> Callable[[np.ndarray, Random], np.ndarray]:
+def _pitch(random: Random) -> float:
+    return float(np.exp(random.uniform(np.log(250), np.log(1200))))
+
+
+def _tremolo(rate: float) -> Pattern:
     def make(time: np.ndarray, random: Random) -> np.ndarray:
         swing = np.sin(2 * np.pi * rate * random.uniform(0.9, 1.1) * time + random.uniform(0, 6.28))
-        return _band(time, random) * (0.5 + 0.5 * swing) ** 2
+        return _carrier(time, random) * (0.5 + 0.5 * swing) ** 2
 
     return make
 
 
-def _sweeps(direction: int) -> Callable[[np.ndarray, Random], np.ndarray]:
+def _pulses(regular: bool) -> Pattern:
     def make(time: np.ndarray, random: Random) -> np.ndarray:
-        place = (time / random.uniform(0.12, 0.2) + random.uniform()) % 1
-        low = np.exp(random.uniform(np.log(300), np.log(900)))
-        return np.sin(_phase(low * 5.0 ** (place if direction > 0 else 1 - place)))
-
-    return make
-
-
-def _trill(rate: float) -> Callable[[np.ndarray, Random], np.ndarray]:
-    def make(time: np.ndarray, random: Random) -> np.ndarray:
-        low = np.exp(random.uniform(np.log(250), np.log(900)))
-        high = (time * rate * random.uniform(0.9, 1.1) + random.uniform()) % 1 < 0.5
-        return _tone(np.where(high, low * 1.8, low))
-
-    return make
-
-
-def _clicks(regular: bool) -> Callable[[np.ndarray, Random], np.ndarray]:
-    def make(time: np.ndarray, random: Random) -> np.ndarray:
-        gap = random.uniform(0.07, 0.11)
+        gap = random.uniform(0.08, 0.13)
         count = int(time[-1] / gap) + 2
         gaps = np.full(count, gap) if regular else random.exponential(gap, count) + 0.01
-        train = np.zeros(time.size)
         places = (np.cumsum(gaps) * RATE).astype(int)
-        train[places[places < time.size]] = 1.0
-        ring = np.exp(-np.arange(400) / 60) * np.sin(2 * np.pi * random.uniform(1500, 4000) * np.arange(400) / RATE)
-        return np.convolve(train, ring)[: time.size] * 2
+        onsets = np.zeros(time.size)
+        onsets[places[places < time.size]] = 1.0
+        decay = np.exp(-np.arange(1600) / (random.uniform(0.008, 0.02) * RATE))
+        return _carrier(time, random) * np.convolve(onsets, decay)[: time.size]
 
     return make
 
 
-def _melody(direction: int) -> Callable[[np.ndarray, Random], np.ndarray]:
+def _sweeps(direction: int) -> Pattern:
+    def make(time: np.ndarray, random: Random) -> np.ndarray:
+        place = (time / random.uniform(0.12, 0.2) + random.uniform()) % 1
+        return _voice(_pitch(random) * 2.5 ** (place if direction > 0 else 1 - place), random)
+
+    return make
+
+
+def _trill(rate: float) -> Pattern:
+    def make(time: np.ndarray, random: Random) -> np.ndarray:
+        high = (time * rate * random.uniform(0.9, 1.1) + random.uniform()) % 1 < 0.5
+        return _voice(_pitch(random) * np.where(high, random.uniform(1.3, 1.9), 1.0), random)
+
+    return make
+
+
+def _melody(direction: int) -> Pattern:
     def make(time: np.ndarray, random: Random) -> np.ndarray:
         steps = np.minimum((time / max(time[-1], 1e-3) * 4).astype(int), 3)
-        low = np.exp(random.uniform(np.log(250), np.log(700)))
-        return _tone(low * 1.3 ** (steps if direction > 0 else 3 - steps))
+        return _voice(_pitch(random) * 1.3 ** (steps if direction > 0 else 3 - steps), random)
 
     return make
 
 
-def _steady(time: np.ndarray, random: Random) -> np.ndarray:
-    return _tone(np.full(time.size, np.exp(random.uniform(np.log(250), np.log(1500)))))
+def _vibrato(depth: float) -> Pattern:
+    def make(time: np.ndarray, random: Random) -> np.ndarray:
+        swing = np.sin(2 * np.pi * random.uniform(5, 7) * time + random.uniform(0, 6.28))
+        return _voice(_pitch(random) * (1 + depth * swing), random)
+
+    return make
 
 
-def _vibrato(time: np.ndarray, random: Random) -> np.ndarray:
-    middle = np.exp(random.uniform(np.log(300), np.log(1200)))
-    return _tone(middle * (1 + 0.12 * np.sin(2 * np.pi * random.uniform(5, 7) * time)))
-
-
-CLASSES: dict[str, Callable[[np.ndarray, Random], np.ndarray]] = {
-    "noise": _band,
+CLASSES: dict[str, Pattern] = {
     "tremolo_slow": _tremolo(3),
     "tremolo_fast": _tremolo(20),
+    "pulses_regular": _pulses(True),
+    "pulses_random": _pulses(False),
     "sweep_up": _sweeps(+1),
     "sweep_down": _sweeps(-1),
     "trill_slow": _trill(3),
     "trill_fast": _trill(15),
-    "clicks_regular": _clicks(True),
-    "clicks_random": _clicks(False),
     "melody_up": _melody(+1),
     "melody_down": _melody(-1),
-    "steady": _steady,
-    "vibrato": _vibrato,
+    "steady": _vibrato(0.0),
+    "vibrato": _vibrato(0.15),
 }
 
 

@@ -98,7 +98,7 @@ def test_synthetic_clips_depend_on_the_seed_alone_and_vary_in_length(tmp_path):
     assert {c.label[0] for c in clips} == set(CLASSES) and len(CLASSES) >= 10
     lengths = [c.seconds for c in clips]
     assert min(lengths) < 0.8 and max(lengths) > 2
-    assert Counter(c.split for c in clips) == {"train": 8 * 13, "valid": 2 * 13, "test": 2 * 13}
+    assert Counter(c.split for c in clips) == {"train": 8 * 12, "valid": 2 * 12, "test": 2 * 12}
 
 
 def test_groups_are_never_split_and_every_class_is_everywhere():
