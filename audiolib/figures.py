@@ -65,6 +65,9 @@ def curve(
         axes.axvline(place, color="#888", lw=0.5, ls=":")
     if column == "gmac":
         axes.set_xscale("log")
+        ticks = np.geomspace(line[column].min(), line[column].max(), 5)
+        axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        axes.minorticks_off()
     axes.set(xlabel=label, ylabel=metric, ylim=(0, 1.02))
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", frameon=False)

@@ -105,6 +105,11 @@ def state_folder(root: Path) -> Path:
     return Path(os.environ.get("DVC_ROOT") or root).resolve()
 
 
+def user_path(text: str) -> Path:
+    """A path that the user wrote; a relative one counts from the repository, also inside a temporary DVC run."""
+    return (Path(os.environ.get("DVC_ROOT") or ".") / Path(text).expanduser()).resolve()
+
+
 def scratch_folder(root: Path) -> Path:
     """The git-ignored folder of resumable state: checkpoints, unfinished shards, archives."""
     return state_folder(root) / ".scratch"

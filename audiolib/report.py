@@ -84,20 +84,25 @@ def _figures(
 def _sections(drawn: dict[str, Figure], metric: str) -> list[dict[str, Any]]:
     texts = {
         "Patch size x clip length": (
-            f"{metric} in per cent. Both models see the same test clips, cut or padded to each length; patches of a "
-            "size that a model does not store come from its resized kernel, without training.",
+            f"{metric.capitalize()} in per cent. Both models see the same test clips, cut or padded to each length. "
+            "Patches of a size that a model does not store come from its resized kernel, without training.",
             ["matrix"],
         ),
         "One axis at a time": (
-            "Dotted lines mark what the last stage was trained at; bands are 95 % intervals.",
-            ["patch", "length", "compute"],
+            "Dotted lines mark what the last stage was trained at; bands are 95 % intervals. The last figure is the "
+            "training: what each epoch reached for what had been spent by then.",
+            ["patch", "length", "compute", "training"],
         ),
-        "Training": ("What each epoch reached for what had been spent by then.", ["training"]),
         "What is taken for what": ("The last model at its own patch size and length.", ["confusion"]),
         "What it hears": ("The first training clip of each class, as log-mel.", ["spectrograms"]),
     }
     return [
-        {"title": title, "text": text, "figures": [figures.svg(drawn[name]) for name in names if name in drawn]}
+        {
+            "title": title,
+            "text": text,
+            "wide": len(names) == 1,
+            "figures": [figures.svg(drawn[name]) for name in names if name in drawn],
+        }
         for title, (text, names) in texts.items()
         if any(name in drawn for name in names)
     ]

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from audiolib.config.corpus import DownloadSection, MirroredArchive
 from audiolib.errors import AudiolibError
-from audiolib.files import disk_errors, sha256_file
+from audiolib.files import disk_errors, sha256_file, user_path
 from audiolib.progress import say, track
 
 # No corpus of this project comes near these; an archive that does is a mistake or an attack.
@@ -43,7 +43,7 @@ def obtain(archive: Archive, section: DownloadSection, mirrored: MirroredArchive
     mirror = os.environ.get("AUDIOLIB_MIRROR") or section.mirror
     accepted = {archive.sha256, section.sha256} - {None}
     if mirror:
-        folder = Path(mirror).expanduser().resolve()
+        folder = user_path(mirror)
         if not folder.is_dir():
             raise AudiolibError(f"the mirror {folder} is not a folder; check AUDIOLIB_MIRROR or download.mirror")
         if (folder / archive.file).is_file():

@@ -9,6 +9,7 @@ from audiolib.config.corpus import DownloadSection, FolderSource
 from audiolib.corpora.clips import SPLITS, Clip
 from audiolib.corpora.splits import split_groups
 from audiolib.errors import AudiolibError
+from audiolib.files import user_path
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"}
 _OPTIONAL = ("split", "fold", "group", "start", "end")
@@ -22,7 +23,7 @@ def fetch(source: FolderSource, section: DownloadSection, folder: Path, store: P
     """
     if not section.folder:
         raise AudiolibError("data=folder needs the path of your clips: set download.folder")
-    root = Path(section.folder).expanduser().resolve()
+    root = user_path(section.folder)
     if not root.is_dir():
         raise AudiolibError(f"download.folder: {root} is not a folder")
     rows = _table(root / source.table, source) if source.table else _class_folders(root)
