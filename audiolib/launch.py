@@ -12,7 +12,7 @@ from audiolib.config.corpus import DataPreset
 from audiolib.config.strict import read_preset, read_section
 from audiolib.config.training import ModelPreset, TrainSection
 from audiolib.errors import AudiolibError
-from audiolib.files import digest, scratch_folder
+from audiolib.files import digest, scratch_folder, write_text
 from audiolib.job import Job
 from audiolib.tracking import attach
 from audiolib.train import fit
@@ -75,13 +75,15 @@ def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
     if not ray.is_initialized():
         _start_ray(ray, workers)
     gpu = job.settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers
+    # A name that Ray has seen continues that run: the name says what is trained, and by which process.
+    name = f"{job.stage}-{digest([str(job.out), job.recipe.model_dump(mode='json'), job.seed, os.getpid()])}"
+    complaint = job.scratch / "ray" / f"{name}.error"
     trainer = TorchTrainer(
-        functools.partial(_worker, job=job, on_epoch=on_epoch),
+        functools.partial(_worker, job=job, on_epoch=on_epoch, complaint=complaint),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
         run_config=RunConfig(
-            # A name that Ray has seen continues that run: the name says what is trained.
-            name=f"{job.stage}-{digest([str(job.out), job.recipe.model_dump(mode='json'), job.seed, os.getpid()])}",
+            name=name,
             storage_path=str((job.scratch / "ray").resolve()),
             failure_config=FailureConfig(max_failures=2),
         ),
@@ -89,7 +91,11 @@ def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise AudiolibError(_reason(error)) from error
+        raise AudiolibError(f"training on Ray failed: {' '.join(str(error).split())[:500]}") from error
+    if complaint.exists():
+        text = complaint.read_text(encoding="utf-8")
+        complaint.unlink()
+        raise AudiolibError(text)
 
 
 def _start_ray(ray: Any, workers: int) -> None:
@@ -107,16 +113,14 @@ def _start_ray(ray: Any, workers: int) -> None:
     )
 
 
-def _worker(job: Job, on_epoch: OnEpoch | None) -> None:
-    """What every Ray worker runs. Ray sets one thread for each; share the cores of this machine instead."""
+def _worker(job: Job, on_epoch: OnEpoch | None, complaint: Path) -> None:
+    """What every Ray worker runs. Ray sets one thread for each; share the cores of this machine instead.
+
+    A user's mistake is no reason to try again: it is written down for the driver and the worker ends in peace.
+    """
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.settings.num_workers))
-    fit(job, on_epoch)
-
-
-def _reason(error: BaseException) -> str:
-    """The first mistake of a worker that a user can mend, else what Ray says, in one line."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        text = str(failure)
-        if "AudiolibError: " in text:
-            return text.rsplit("AudiolibError: ", 1)[1].splitlines()[0]
-    return f"training on Ray failed: {' '.join(str(error).split())[:500]}"
+    try:
+        fit(job, on_epoch)
+    except AudiolibError as error:
+        if torch.distributed.get_rank() == 0:
+            write_text(complaint, str(error))

@@ -180,10 +180,17 @@ class Trainer:
         return loss.detach()
 
     def _check(self, losses: list[Tensor]) -> None:
-        """Move the losses to the host; stop before a checkpoint could hold weights that are not numbers."""
+        """Move the losses to the host; stop before a checkpoint could hold weights that are not numbers.
+
+        Workers compare notes first: all of them stop, or none.
+        """
         if not losses:
             return
-        values = torch.stack(losses).tolist()
+        means = torch.stack(losses)
+        if _parallel():
+            distributed.all_reduce(means)
+            means /= self.world
+        values = means.tolist()
         losses.clear()
         if not all(map(math.isfinite, values)):
             lr = self.job.recipe.phases[self.progress.phase].lr
