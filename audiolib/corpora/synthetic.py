@@ -54,13 +54,13 @@ def _tremolo(rate: float) -> Pattern:
 
 def _pulses(regular: bool) -> Pattern:
     def make(time: np.ndarray, random: Random) -> np.ndarray:
-        gap = random.uniform(0.08, 0.13)
+        gap = random.uniform(0.045, 0.07)
         count = int(time[-1] / gap) + 2
         gaps = np.full(count, gap) if regular else random.exponential(gap, count) + 0.01
         places = (np.cumsum(gaps) * RATE).astype(int)
         onsets = np.zeros(time.size)
         onsets[places[places < time.size]] = 1.0
-        decay = np.exp(-np.arange(1600) / (random.uniform(0.008, 0.02) * RATE))
+        decay = np.exp(-np.arange(1600) / (random.uniform(0.005, 0.01) * RATE))
         return _carrier(time, random) * np.convolve(onsets, decay)[: time.size]
 
     return make
@@ -68,7 +68,7 @@ def _pulses(regular: bool) -> Pattern:
 
 def _sweeps(direction: int) -> Pattern:
     def make(time: np.ndarray, random: Random) -> np.ndarray:
-        place = (time / random.uniform(0.12, 0.2) + random.uniform()) % 1
+        place = (time / random.uniform(0.06, 0.09) + random.uniform()) % 1
         return _voice(_pitch(random) * 2.5 ** (place if direction > 0 else 1 - place), random)
 
     return make
@@ -92,7 +92,7 @@ def _melody(direction: int) -> Pattern:
 
 def _vibrato(depth: float) -> Pattern:
     def make(time: np.ndarray, random: Random) -> np.ndarray:
-        swing = np.sin(2 * np.pi * random.uniform(5, 7) * time + random.uniform(0, 6.28))
+        swing = np.sin(2 * np.pi * random.uniform(8, 11) * time + random.uniform(0, 6.28))
         return _voice(_pitch(random) * (1 + depth * swing), random)
 
     return make
