@@ -25,7 +25,8 @@ class Checkpoints:
 
     def __init__(self, root: Path, fingerprint: dict[str, Any]) -> None:
         self.folder = root / digest(fingerprint)
-        self.fingerprint = fingerprint
+        # As it comes back from a file: a tuple there is a list.
+        self.fingerprint = json.loads(json.dumps(fingerprint))
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write the state after `step` steps; its description comes last, so that half a checkpoint is none."""

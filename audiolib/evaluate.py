@@ -15,7 +15,7 @@ from audiolib.models import SpectrogramTransformer
 from audiolib.predict import pick_device
 from audiolib.pretrained import load, load_card
 from audiolib.progress import track
-from audiolib.results import as_size, patch_name
+from audiolib.results import as_size, home, patch_name
 
 if TYPE_CHECKING:
     from audiolib.config.evaluation import EvaluateSection
@@ -60,7 +60,9 @@ def sweep(
         settings: the parameters of the run, by which rows are named.
         device: where to compute.
     """
-    split, patch_sizes = section.split, section.patch_sizes
+    split, (own_patch, own_seconds) = section.split, home(settings)
+    # Where the models are at home is always measured: every summary and curve passes through it.
+    patch_sizes, lengths = sorted({*section.patch_sizes, own_patch}), sorted({*seconds, own_seconds})
     run = {key: settings["params"][key] for key in ("model", "data", "seed")}
     common = {
         "run": digest([run, settings["model"], settings["data"]]),
@@ -69,7 +71,7 @@ def sweep(
     }
     clips = read_split(features, split)
     where = pick_device(device)
-    cells = [(entry, length, size) for entry in trained for length in seconds for size in patch_sizes]
+    cells = [(entry, length, size) for entry in trained for length in lengths for size in patch_sizes]
     rows: list[dict[str, Any]] = []
     predictions: list[dict[str, str]] = []
     models = {entry.folder: (load(entry.folder, str(where)), load_card(entry.folder)) for entry in trained}

@@ -16,7 +16,7 @@ import torch
 from audiolib.config.corpus import FeaturesSection
 from audiolib.corpora.clips import SPLITS, Clip, read_clips
 from audiolib.errors import AudiolibError
-from audiolib.files import atomic_path, digest, read_json, sha256_file, write_json
+from audiolib.files import atomic_path, code_digest, digest, lock, read_json, sha256_file, write_json
 from audiolib.frontend import BadClip, Frontend, decode, log_mel
 from audiolib.progress import say, track
 from audiolib.shards import SCHEMA_VERSION, Row, ShardInfo, finished_shard, index_entry, write_shard
@@ -56,22 +56,19 @@ def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) 
     source = read_json(download / "source.json")
     frontend = Frontend(section.sample_rate, section.mel_bins, section.window_ms, section.hop_ms)
     classes = tuple(sorted({name for clip in clips for name in clip.label}))
-    key = digest({"clips": sha256_file(download / "clips.parquet"), "source": source, "section": section.model_dump()})
+    code = code_digest(Path(__file__).parent, ("features.py", "frontend.py", "shards.py"))
+    key = digest(
+        {
+            "clips": sha256_file(download / "clips.parquet"),
+            "source": source,
+            "section": section.model_dump(),
+            "code": code,
+        }
+    )
     work = scratch / "features" / key
     tasks = plan(clips, classes, frontend, section.clips_per_shard, work, download / "audio")
-    shards, rejects = [], []
-    for info, bad in track(_run(tasks, len(clips)), "log-mel", total=len(tasks), unit="shard"):
-        shards.append(info)
-        rejects.extend(bad)
-    _judge(rejects, section.max_rejects, shards)
-    out.mkdir(parents=True, exist_ok=True)
-    for task in tasks:
-        shutil.move(task.path, out / task.path.name)
-    _write_stats(out / "stats.json", shards, section.mel_bins)
-    with atomic_path(out / "rejects.parquet") as temporary:
-        pl.DataFrame(
-            [asdict(r) for r in rejects], schema=dict.fromkeys(("id", "path", "reason"), pl.String)
-        ).write_parquet(temporary)
+    with lock(scratch / f"features-{key}.lock"):
+        shards = _make_shards(tasks, len(clips), section, out)
     write_json(
         out / "index.json",
         {
@@ -83,7 +80,24 @@ def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) 
             "shards": [index_entry(shard) for shard in shards],
         },
     )
-    shutil.rmtree(work)
+
+
+def _make_shards(tasks: list[Task], clips: int, section: FeaturesSection, out: Path) -> list[ShardInfo]:
+    """Make all shards in the scratch folder, judge the rejects, and only then move everything to `out`."""
+    shards, rejects = [], []
+    for info, bad in track(_run(tasks, clips), "log-mel", total=len(tasks), unit="shard"):
+        shards.append(info)
+        rejects.extend(bad)
+    _judge(rejects, section.max_rejects, shards)
+    out.mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        shutil.move(task.path, out / task.path.name)
+    shutil.rmtree(tasks[0].path.parent)
+    _write_stats(out / "stats.json", shards, section.mel_bins)
+    with atomic_path(out / "rejects.parquet") as temporary:
+        columns = dict.fromkeys(("id", "path", "reason"), pl.String)
+        pl.DataFrame([asdict(reject) for reject in rejects], schema=columns).write_parquet(temporary)
+    return shards
 
 
 def plan(
@@ -113,16 +127,17 @@ def _run(tasks: list[Task], clips: int) -> Iterator[tuple[ShardInfo, list[Reject
 
 
 def make_shard(task: Task) -> tuple[ShardInfo, list[Reject]]:
-    """Make one shard, or find it finished. Rejected clips are written beside it, so that a resumed run knows them."""
+    """Make one shard, or find it finished. A note beside it says which clips it lacks."""
     header = {
         "frontend": asdict(task.frontend),
         "clips_digest": digest([clip.id for clip in task.clips]),
         "classes_digest": digest(task.classes),
     }
     notes = task.path.with_suffix(".rejects.json")
-    done = finished_shard(task.path, header) if notes.exists() else None
+    # A shard with rejected clips is made again: the user may have mended them.
+    done = finished_shard(task.path, header) if notes.exists() and read_json(notes) == [] else None
     if done is not None:
-        return done, [Reject(**entry) for entry in read_json(notes)]
+        return done, []
     number = {name: place for place, name in enumerate(task.classes)}
     rows, rejects = [], []
     for clip in task.clips:

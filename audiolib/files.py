@@ -107,12 +107,23 @@ def state_folder(root: Path) -> Path:
 
 def user_path(text: str) -> Path:
     """A path that the user wrote; a relative one counts from the repository, also inside a temporary DVC run."""
-    return (Path(os.environ.get("DVC_ROOT") or ".") / Path(text).expanduser()).resolve()
+    return (Path(os.environ.get("DVC_ROOT") or Path(__file__).parent.parent) / Path(text).expanduser()).resolve()
 
 
 def scratch_folder(root: Path) -> Path:
     """The git-ignored folder of resumable state: checkpoints, unfinished shards, archives."""
     return state_folder(root) / ".scratch"
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """One process at a time: experiments that run side by side share the folder of resumable state."""
+    from filelock import FileLock
+
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield
 
 
 def fresh_folder(path: Path) -> Path:

@@ -60,7 +60,7 @@ def decode(path: Path, rate: int, start: float | None = None, end: float | None 
             source_rate = sound.samplerate
     except FileNotFoundError as error:
         raise BadClip("the file does not exist") from error
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+    except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, OverflowError, MemoryError) as error:
         raise BadClip(f"not readable as audio ({' '.join(str(error).split())})") from error
     if found < expected or _cut_short(path):
         raise BadClip("the file is cut short: it holds fewer samples than its header says")

@@ -10,7 +10,7 @@ import torch
 
 from audiolib.config.corpus import DataPreset
 from audiolib.config.strict import read_preset, read_section
-from audiolib.config.training import ModelPreset, TrainSection
+from audiolib.config.training import ModelPreset, Recipe, Seed, TrainSection
 from audiolib.errors import AudiolibError
 from audiolib.files import digest, scratch_folder, write_text
 from audiolib.job import Job
@@ -31,19 +31,28 @@ def train_stage(root: Path, stage: str, features: Path, start: Path | None, out:
         out: where the model folder is left.
     """
     preset = read_preset(root, "model", ModelPreset)
+    data = read_preset(root, "data", DataPreset)
     job = Job(
         stage=stage,
-        recipe=getattr(preset, stage),
+        recipe=_scaled(getattr(preset, stage), data.epochs_scale),
         settings=read_section(root, "train", TrainSection),
-        architecture=preset.architecture.model_dump(),
+        architecture=preset.architecture.model_dump(mode="json", exclude_none=True),
         features=features,
-        seconds=read_preset(root, "data", DataPreset).seconds,
-        seed=read_section(root, "seed", int),
+        seconds=data.seconds,
+        seed=read_section(root, "seed", Seed),
         start=start,
         out=out,
         scratch=scratch_folder(root),
     )
     run(job, attach(root).epoch)
+
+
+def _scaled(recipe: Recipe, scale: int) -> Recipe:
+    phases = [phase.model_copy(update={"epochs": phase.epochs * scale}) for phase in recipe.phases]
+    steps = recipe.steps
+    if steps is not None:
+        steps = steps.model_copy(update={"start": steps.start * scale, "every": steps.every * scale})
+    return recipe.model_copy(update={"phases": phases, "steps": steps})
 
 
 def run(job: Job, on_epoch: OnEpoch | None = None) -> None:
@@ -88,20 +97,25 @@ def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
             failure_config=FailureConfig(max_failures=2),
         ),
     )
+    complaint.unlink(missing_ok=True)
     try:
         trainer.fit()
+        reason = None
     except ray.train.TrainingFailedError as error:
-        raise AudiolibError(f"training on Ray failed: {' '.join(str(error).split())[:500]}") from error
+        reason = f"training on Ray failed: {' '.join(str(error).split())[:500]}"
     if complaint.exists():
-        text = complaint.read_text(encoding="utf-8")
-        complaint.unlink()
-        raise AudiolibError(text)
+        reason = complaint.read_text(encoding="utf-8")
+    if reason is not None:
+        raise AudiolibError(reason)
 
 
 def _start_ray(ray: Any, workers: int) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, log_to_driver=True)
+        try:
+            ray.init(address=address, log_to_driver=True)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise AudiolibError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
         return
     cores = max(workers, os.cpu_count() or 1)
     ray.init(
@@ -122,5 +136,4 @@ def _worker(job: Job, on_epoch: OnEpoch | None, complaint: Path) -> None:
     try:
         fit(job, on_epoch)
     except AudiolibError as error:
-        if torch.distributed.get_rank() == 0:
-            write_text(complaint, str(error))
+        write_text(complaint, str(error))

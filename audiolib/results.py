@@ -124,9 +124,9 @@ def write_outcome(
     columns = ("stage", "id", "actual", "predicted")
     said = pl.DataFrame(predictions, schema=dict.fromkeys(columns, pl.String))
     write_text(folder / "predictions.csv", said.write_csv())
-    for axis, column in (("patch", "patch_t"), ("length", "seconds")):
-        line = at_home(rows, axis, patch, seconds).select(column, "stage", "value")
+    for axis, columns in (("patch", ["patch_f", "patch_t"]), ("length", ["seconds"])):
+        line = at_home(rows, axis, patch, seconds).select(*columns, "stage", "value")
         write_text(
-            folder / f"by_{axis}.csv", line.pivot("stage", index=column, values="value").write_csv(float_precision=6)
+            folder / f"by_{axis}.csv", line.pivot("stage", index=columns, values="value").write_csv(float_precision=6)
         )
     write_json(folder / "metrics.json", summary(rows, patch, seconds))

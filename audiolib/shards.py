@@ -55,13 +55,12 @@ class ShardInfo:
 def write_shard(path: Path, split: str, rows: list[Row], header: dict[str, Any]) -> ShardInfo:
     """Write one shard atomically; equal rows and header give equal bytes."""
     values = [np.asarray(row.log_mel, dtype=np.float16) for row in rows]
-    exact = [value.astype(np.float64) for value in values]
     sums = {
         "split": split,
         "clips": len(rows),
         "frames": sum(len(value) for value in values),
-        "total": float(sum(value.sum() for value in exact)),
-        "squares": float(sum((value**2).sum() for value in exact)),
+        "total": float(sum(value.sum(dtype=np.float64) for value in values)),
+        "squares": float(sum((value.astype(np.float64) ** 2).sum() for value in values)),
     }
     offsets = np.cumsum([0, *(value.size for value in values)], dtype=np.int32)
     flat = np.concatenate([value.ravel() for value in values]) if values else np.empty(0, np.float16)

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock
 
 from audiolib.config.strict import read_yaml
-from audiolib.files import digest, scratch_folder, state_folder, write_json
+from audiolib.files import digest, lock, scratch_folder, state_folder, write_json
 from audiolib.results import at_home, home, main_metric, patch_name, summary
 
 EXPERIMENT = "audiolib"
@@ -134,6 +133,7 @@ def attach(root: Path) -> Run:
     name = os.environ.get("DVC_EXP_NAME")
     scratch = scratch_folder(root)
     note = scratch / "runs" / f"{digest({'settings': settings, 'experiment': name})}.json"
+    # Two processes that open a fresh database at once would both create its tables, and one would fail.
     with lock(scratch / "mlflow.lock"):
         uri = tracking_uri(root)
         from mlflow import MlflowClient
@@ -151,14 +151,6 @@ def attach(root: Path) -> Run:
 def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI, else an SQLite file at the repository's root: never a path relative to some folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_folder(root) / 'mlflow.db'}"
-
-
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Two processes that open a fresh database at once would both create its tables, and one would fail."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path):
-        yield
 
 
 def resolved(root: Path) -> dict[str, Any]:

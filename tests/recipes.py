@@ -6,7 +6,8 @@ from typing import Any
 from audiolib.config.training import Augment, Phase, Recipe, TrainSection
 from audiolib.job import Job
 
-TINY = {"name": "flexi_nano", "width": 24, "depth": 1, "heads": 2}
+# As a preset gives it: the patch is a pair, for which JSON has only a list.
+TINY = {"name": "flexi_nano", "width": 24, "depth": 1, "heads": 2, "patch": (16, 16)}
 
 
 def phase(compression: int = 1, method: str = "none", epochs: int = 1, lr: float = 1e-3) -> Phase:

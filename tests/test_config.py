@@ -42,6 +42,17 @@ def test_the_shipped_parameters_and_every_preset_are_valid(project):
             assert check(project).model == model.stem
 
 
+def test_a_preset_leaves_the_family_its_defaults_and_says_what_deviates(project):
+    from audiolib.config.strict import read_preset
+    from audiolib.config.training import ModelPreset
+    from audiolib.models import create_model
+
+    for name, positions in (("flexi", "centre"), ("ast", "stretch")):
+        change(project / "params.yaml", "model", name)
+        settings = read_preset(project, "model", ModelPreset).architecture.model_dump(mode="json", exclude_none=True)
+        assert create_model(settings.pop("name"), 3, **settings).config.positions == positions
+
+
 def test_the_sections_that_a_stage_may_read_are_those_of_the_file():
     assert set(SECTIONS) == set(Params.model_fields)
 

@@ -80,6 +80,16 @@ def test_predictions_are_those_behind_the_accuracy_at_home(outcome):
     assert share == pytest.approx(summary(table(outcome.rows), (16, 16), 0.64)["finetune"]["accuracy"])
 
 
+def test_the_home_cell_is_measured_even_if_nobody_asks(trained, small_features, tmp_path):
+    section = EvaluateSection(split="test", patch_sizes=[(8, 16), (24, 16), (24, 16)], batch_frames=640)
+    found = sweep([Trained(trained / "finetune", "finetune")], small_features, section, [0.32], settings())
+    rows = table(found.rows)
+    assert rows.select("patch_f", "patch_t", "seconds").n_unique() == len(rows) / 3 == 3 * 2
+    write_outcome(tmp_path, rows, found.predictions, settings())
+    assert json.loads((tmp_path / "metrics.json").read_text())["finetune"]["accuracy"] is not None
+    assert len(pl.read_csv(tmp_path / "by_patch.csv")) == 3 and len(found.predictions) == 24
+
+
 def test_names_say_what_was_trained():
     preset = settings()["model"]
     assert trained_name(preset, "pretrain") == "ast-p16" and trained_name(preset, "finetune") == "flexi"

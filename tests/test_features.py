@@ -118,6 +118,14 @@ def test_all_bad_clips_are_reported_at_once(mixed, tmp_path, capfd):
         assert any(f"{name}.wav" in line and reason in line for line in said.splitlines())
 
 
+def test_a_mended_clip_is_no_longer_rejected(mixed, tmp_path):
+    with pytest.raises(AudiolibError, match="6 clips cannot be used"):
+        extract(mixed, features_section(), tmp_path / "out", tmp_path / "scratch")
+    shutil.copy(mixed / "audio" / "good0.wav", mixed / "audio" / "empty.wav")
+    with pytest.raises(AudiolibError, match="5 clips cannot be used"):
+        extract(mixed, features_section(), tmp_path / "out", tmp_path / "scratch")
+
+
 def test_tolerated_bad_clips_are_put_aside(mixed, tmp_path):
     extract(mixed, features_section(max_rejects=6), tmp_path / "out", tmp_path / "scratch")
     rejects = pl.read_parquet(tmp_path / "out" / "rejects.parquet")

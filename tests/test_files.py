@@ -49,7 +49,8 @@ def test_refusals_of_the_system_are_one_line(tmp_path, number, words):
 def test_state_and_relative_paths_belong_to_the_repository_that_started_a_temporary_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    assert scratch_folder(tmp_path) == tmp_path / ".scratch" and user_path("x") == tmp_path / "x"
+    assert scratch_folder(tmp_path) == tmp_path / ".scratch"
+    assert user_path("x") == Path(__file__).resolve().parent.parent / "x"
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "origin"))
     assert scratch_folder(tmp_path) == tmp_path / "origin/.scratch"
     assert user_path("../clips") == tmp_path / "clips" and user_path("/data") == Path("/data")

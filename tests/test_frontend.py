@@ -113,6 +113,19 @@ def test_a_clip_that_cannot_be_used_has_a_reason(tmp_path, reason):
     assert reason.strip() in str(caught.value)
 
 
+def test_a_flac_that_does_not_know_its_length_is_no_traceback(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(1.0, 16000), 16000)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # The last 36 bits of the stream's header before its checksum count the samples.
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    try:
+        assert len(decode(path, 16000)) == 16000
+    except BadClip as error:
+        assert "not readable as audio" in str(error)
+
+
 @pytest.mark.parametrize("length", [0, 1, 399])
 def test_a_clip_shorter_than_one_window_says_so(tmp_path, length):
     path = tmp_path / "a.wav"

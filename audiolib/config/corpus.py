@@ -69,11 +69,16 @@ Source = Annotated[SyntheticSource | ArchiveSource | FolderSource, Field(discrim
 
 
 class DataPreset(Section):
-    """One file of `configs/data`: the source, the training length and the lengths to compare at (seconds)."""
+    """One file of `configs/data`.
+
+    `seconds` is the training length, `eval_seconds` the lengths to compare at. `epochs_scale` multiplies the epochs of
+    every phase: a corpus of a thousand clips needs more passes than one of a million.
+    """
 
     source: Source
     seconds: PositiveFloat
     eval_seconds: Annotated[list[PositiveFloat], Field(min_length=1)]
+    epochs_scale: PositiveInt
 
 
 class DownloadSection(Section):

@@ -5,14 +5,11 @@ A stage reads and checks only its own sections; this finds a mistake in a late s
 
 import sys
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
 
 from audiolib.config.corpus import DataPreset, DownloadSection, FeaturesSection
 from audiolib.config.evaluation import EvaluateSection, ReportSection
 from audiolib.config.strict import Section, read_preset, read_yaml, validate
-from audiolib.config.training import ModelPreset, TrainSection
+from audiolib.config.training import ModelPreset, Seed, TrainSection
 from audiolib.errors import run_main
 
 
@@ -21,7 +18,7 @@ class Params(Section):
 
     model: str
     data: str
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     download: DownloadSection
     features: FeaturesSection
     train: TrainSection

@@ -30,6 +30,9 @@ PatchSize = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_size_pai
 PatchSizes = Annotated[list[PatchSize], Field(min_length=1)]
 
 
+Seed = Annotated[int, Field(ge=0)]
+
+
 class Phase(Section):
     """One stretch of training at one temporal compression (papers.md 3.1); optimiser and schedule start anew."""
 
@@ -102,7 +105,7 @@ class Architecture(Section):
 
     name: str
     patch: PatchSize = (16, 16)
-    positions: Literal["stretch", "centre"] = "stretch"
+    positions: Literal["stretch", "centre"] | None = None
     border: Literal["pad", "crop"] = "pad"
     resize: Resize = Resize()
 

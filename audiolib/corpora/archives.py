@@ -1,6 +1,8 @@
 """Archives: from a mirror folder or the upstream address, verified, and unpacked without trusting their contents."""
 
+import http.client
 import os
+import ssl
 import stat
 import tarfile
 import time
@@ -15,7 +17,7 @@ from typing import IO, Any
 
 from audiolib.config.corpus import DownloadSection, MirroredArchive
 from audiolib.errors import AudiolibError
-from audiolib.files import disk_errors, sha256_file, user_path
+from audiolib.files import disk_errors, lock, sha256_file, user_path
 from audiolib.progress import say, track
 
 # No corpus of this project comes near these; an archive that does is a mistake or an attack.
@@ -53,8 +55,9 @@ def obtain(archive: Archive, section: DownloadSection, mirrored: MirroredArchive
         if mirrored and (folder / mirrored.file).is_file():
             return _verified(folder / mirrored.file, {mirrored.sha256, section.sha256} - {None})
     path = store / archive.file
-    if not path.exists():
-        _download(archive, path, accepted)
+    with lock(path.with_name(path.name + ".lock")):
+        if not path.exists():
+            _download(archive, path, accepted)
     return _verified(path, accepted)
 
 
@@ -84,7 +87,7 @@ def _download(archive: Archive, path: Path, accepted: set[str | None], tries: in
             reason = error
             if error.code == 416:  # The part is longer than the file: it belongs to another version.
                 part.unlink(missing_ok=True)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException, ssl.SSLError) as error:
             reason = getattr(error, "reason", error)
         if attempt < tries - 1:
             time.sleep(2**attempt / 4)

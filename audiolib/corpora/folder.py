@@ -1,5 +1,7 @@
 """Your own clips, left where they are: one folder per class, or a table with a row per clip."""
 
+import math
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +52,37 @@ def _table(path: Path, source: FolderSource) -> list[dict[str, Any]]:
             raise AudiolibError(f"{path} has no column {column!r}; it has: {', '.join(table.columns)}")
     rows = table.select([c for c in ("path", "label", *_OPTIONAL) if c in table.columns]).rows(named=True)
     for number, row in enumerate(rows, start=2):
-        where = f"{path}, line {number}"
-        if not row["path"]:
-            raise AudiolibError(f"{where}: the path is missing")
-        row["label"] = _labels(row["label"], source)
-        if not row["label"]:
-            raise AudiolibError(f"{where}: the label of {row['path']} is missing")
-        if row.get("split") and row["split"] not in SPLITS:
-            raise AudiolibError(f"{where}: split is {row['split']!r}, it must be one of {', '.join(SPLITS)}")
-        for column, kind in (("fold", int), ("start", float), ("end", float)):
-            row[column] = _number(row.get(column), kind, f"{where}: {column}")
+        _check_row(row, f"{path}, line {number}", source)
     unsplit = [row["path"] for row in rows if not row.get("split")]
     if len(unsplit) not in (0, len(rows)):
         raise AudiolibError(f"{path}: {len(unsplit)} rows have no split, the first is {unsplit[0]}; give all or none")
+    sides: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row["group"] and row["split"]:
+            sides[row["group"]].add(row["split"])
+    torn = sorted(group for group, splits in sides.items() if len(splits) > 1)
+    if torn:
+        raise AudiolibError(
+            f"{path}: group {torn[0]!r} is in {' and '.join(sorted(sides[torn[0]]))}; keep it on one side"
+        )
     return rows
+
+
+def _check_row(row: dict[str, Any], where: str, source: FolderSource) -> None:
+    """Give the values of a row their types, or say what is wrong with them."""
+    for column in ("path", "split", "group"):
+        row[column] = None if row.get(column) in (None, "") else str(row[column])
+    if not row["path"]:
+        raise AudiolibError(f"{where}: the path is missing")
+    row["label"] = _labels(row["label"], source)
+    if not row["label"]:
+        raise AudiolibError(f"{where}: the label of {row['path']} is missing")
+    if len(row["label"]) > 1 and not source.multi_label:
+        raise AudiolibError(f"{where}: {row['path']} has {len(row['label'])} labels; set source.multi_label: true")
+    if row.get("split") and row["split"] not in SPLITS:
+        raise AudiolibError(f"{where}: split is {row['split']!r}, it must be one of {', '.join(SPLITS)}")
+    for column, kind in (("fold", int), ("start", float), ("end", float)):
+        row[column] = _number(row.get(column), kind, f"{where}: {column}")
 
 
 def _labels(value: Any, source: FolderSource) -> tuple[str, ...]:
@@ -79,13 +98,17 @@ def _number(value: Any, kind: type, where: str) -> Any:
     if value is None or value == "":
         return None
     try:
-        return kind(value)
+        number = kind(value)
     except ValueError as error:
         raise AudiolibError(f"{where} is {value!r}, it must be a number") from error
+    if not math.isfinite(number) or number < 0:
+        raise AudiolibError(f"{where} is {value!r}, it must be a number from 0 on")
+    return number
 
 
 def _give_splits(rows: list[dict[str, Any]], source: FolderSource) -> None:
-    members = [(" ".join(row["label"]), row.get("group") or row["path"]) for row in rows]
+    groups = [row.get("group") or row["path"] for row in rows]
+    members = [(label, group) for row, group in zip(rows, groups, strict=True) for label in row["label"]]
     if not source.multi_label:
         for label in sorted({label for label, _ in members}):
             count = len({group for name, group in members if name == label})
@@ -95,7 +118,7 @@ def _give_splits(rows: list[dict[str, Any]], source: FolderSource) -> None:
                     "tested a class needs at least three: add some, drop it, or give a split column"
                 )
     split = split_groups(members, source.valid_fraction, source.test_fraction)
-    for row, (_, group) in zip(rows, members, strict=True):
+    for row, group in zip(rows, groups, strict=True):
         row["split"] = split[group]
 
 

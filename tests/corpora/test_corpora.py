@@ -153,7 +153,7 @@ def test_a_table_with_every_column(own, tmp_path, suffix):
             "label": name,
             "split": split,
             "fold": 1,
-            "group": "g",
+            "group": f"g{i}",
             "start": 0.1 * i,
             "end": 0.1 * i + 0.05,
         }
@@ -190,6 +190,8 @@ BAD_TABLES = {
     "path,label,split\na.wav,cat,train\nb.wav,dog,test\nc.wav,cat,valid": "class 'dog' has no training clip",
     "path,label,split\na.wav,cat,train\nb.wav,cat,test\nc.wav,cat,valid": "at least two classes",
     "path,label\na.wav,cat\na.wav,cat\na.wav,cat\nb.wav,dog\nc.wav,dog\nd.wav,dog": "class 'cat' has 1 separate clip;",
+    "path,label,start\na.wav,cat,nan": "line 2: start is 'nan', it must be a number from 0 on",
+    "path,label,split,group\na.wav,cat,train,g\nb.wav,cat,test,g": "group 'g' is in test and train; keep it",
     "": "cannot read the table",
     "path,label\n" + '"unclosed': "cannot read the table|label",
 }
@@ -201,6 +203,22 @@ def test_a_bad_table_is_one_line(own, tmp_path, content):
     with pytest.raises(AudiolibError, match=BAD_TABLES[content]) as caught:
         clips_of(FolderSource(corpus="folder", table="t.csv"), tmp_path, folder=str(own))
     assert "\n" not in str(caught.value)
+
+
+def test_a_parquet_table_with_numbers_and_lists(own, tmp_path):
+    rows = [{"path": f"cat/{i}.wav", "label": [i % 2], "group": i // 2} for i in range(12)]
+    pl.DataFrame(rows).write_parquet(own / "t.parquet")
+    clips = clips_of(FolderSource(corpus="folder", table="t.parquet"), tmp_path, folder=str(own))
+    assert {c.label for c in clips} == {("0",), ("1",)} and {c.group for c in clips} == set("012345")
+    assert all(len(found) == 1 for found in sides(clips).values())
+    pl.DataFrame([{**row, "label": ["a", "b"]} for row in rows]).write_parquet(own / "t.parquet")
+    with pytest.raises(AudiolibError, match=r"has 2 labels; set source\.multi_label: true"):
+        clips_of(FolderSource(corpus="folder", table="t.parquet"), tmp_path, folder=str(own))
+
+
+def test_clips_whose_label_sets_are_all_different_are_still_split():
+    members = [(label, f"clip{i}") for i in range(60) for label in (f"a{i % 6}", f"b{i % 10}", f"c{i % 15}")]
+    assert set(split_groups(members, valid=0.15, test=0.2).values()) == {"train", "valid", "test"}
 
 
 def test_a_folder_that_is_missing_unset_or_empty_is_one_line(tmp_path):
