@@ -43,6 +43,7 @@ def shrink(folder: Path) -> None:
         def tiny(content):
             for stage in ("pretrain", "finetune"):
                 content[stage]["phases"] = [{**phase, "epochs": 1} for phase in content[stage]["phases"]]
+                content[stage].pop("patch_probabilities", None)
                 content[stage]["patch_sizes"] = content[stage]["valid_patch_sizes"] = content[stage]["patch_sizes"][-1:]
 
         edit(preset, tiny)
@@ -83,7 +84,8 @@ def test_the_pipeline_runs_and_then_reruns_only_what_a_change_touches(clone):
 
     with (clone / "audiolib/models/parts.py").open("a") as handle:
         handle.write("# changed\n")
-    assert ran(call(clone, "dvc", "repro", "--dry")) == ["pretrain", "finetune", "evaluate", "report"]
+    # The report reads results, not models: it reruns once those have changed.
+    assert ran(call(clone, "dvc", "repro", "--dry")) == ["pretrain", "finetune", "evaluate"]
     call(clone, "git", "checkout", "audiolib/models/parts.py")
     for unused in ("README.md", "tests/conftest.py", "audiolib/kernels/check.py", "configs/model/ast.yaml"):
         with (clone / unused).open("a") as handle:

@@ -87,6 +87,8 @@ def _one_line(error: ValidationError, where: str) -> str:
     elif first["type"] == "missing":
         text = f"missing key {path}"
     else:
-        text = f"{path}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
+        # A rule over a whole section has the section as its input, which would fill the screen.
+        got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+        text = f"{path}: {first['msg'].removeprefix('Value error, ')}{got}"
     more = len(problems) - 1
     return f"{text} (and {more} more)" if more else text
