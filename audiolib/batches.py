@@ -49,25 +49,22 @@ def pack(clips: Sequence[Tensor], target: Tensor | None = None, stretch: Sequenc
     return Batch(torch.cat(list(clips)), lengths, tuple(stretch or [1.0] * len(clips)), target)
 
 
-def compress(mel: Tensor, factor: int, method: str) -> Tensor:
-    """Lower the time resolution of equal clips (papers.md 3.1).
+def pooled(mel: Tensor, factor: int, method: str) -> Tensor:
+    """Make one frame of `factor` frames of equal clips (papers.md 3.1).
 
     Args:
         mel: (m, t, f).
-        factor: how many frames become one; a remainder at the end is averaged (or maximised) over what there is.
-        method: `avg_pool`, `max_pool`, or `frame_shift`. With an unchanged window a hop `factor` times longer
-            visits exactly every `factor`-th frame, so no waveform is needed.
+        factor: a remainder at the end is averaged (or maximised) over what there is.
+        method: `avg_pool` or `max_pool`; not looked at when the factor is 1.
 
     Returns:
         (m, ceil(t / factor), f).
     """
-    if factor == 1 or method in ("none", "patchify"):
+    if factor == 1:
         return mel
-    if method == "frame_shift":
-        return mel[:, ::factor]
     series = mel.transpose(1, 2)
     if method == "avg_pool":
-        pooled = torch.nn.functional.avg_pool1d(series, factor, ceil_mode=True, count_include_pad=False)
+        coarse = torch.nn.functional.avg_pool1d(series, factor, ceil_mode=True, count_include_pad=False)
     else:
-        pooled = torch.nn.functional.max_pool1d(series, factor, ceil_mode=True)
-    return pooled.transpose(1, 2)
+        coarse = torch.nn.functional.max_pool1d(series, factor, ceil_mode=True)
+    return coarse.transpose(1, 2)

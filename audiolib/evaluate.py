@@ -69,12 +69,13 @@ def sweep(
         "corpus": settings["params"]["data"],
         "seed": settings["params"]["seed"],
     }
-    clips = read_split(features, split)
     where = pick_device(device)
     cells = [(entry, length, size) for entry in trained for length in lengths for size in patch_sizes]
     rows: list[dict[str, Any]] = []
     predictions: list[dict[str, str]] = []
     models = {entry.folder: (load(entry.folder, str(where)), load_card(entry.folder)) for entry in trained}
+    sound = any(View(1, card.compression, card.method).needs_sound for _, card in models.values())
+    clips = read_split(features, split, sound)
     for entry, length, size in track(cells, "evaluate", total=len(cells), unit="cell"):
         model, card = models[entry.folder]
         view = View(max(1, round(length * 1000 / card.frontend["hop_ms"])), card.compression, card.method)
@@ -87,9 +88,9 @@ def sweep(
             "patch_f": size[0],
             "patch_t": size[1],
             "seconds": length,
-            "hop_ms": card.frontend["hop_ms"] * (1 if card.method == "patchify" else card.compression),
+            "hop_ms": card.frontend["hop_ms"] * view.hop * view.pool,
             "n": len(clips),
-            "gmac": model.macs(_frames_seen(view), size) / 1e9,
+            "gmac": model.macs(view.seen, size) / 1e9,
             "ms": ms,
         }
         rows.extend({**cell, **measured} for measured in measure(logits, clips.target, card.multi_label))
@@ -120,10 +121,6 @@ def measure(logits: np.ndarray, target: np.ndarray, multi_label: bool) -> list[d
     found.append({"metric": "map", "value": mean_average_precision(logits, target)})
     found.append({"metric": "d_prime", "value": d_prime(logits, target)})
     return found
-
-
-def _frames_seen(view: View) -> int:
-    return view.frames if view.method == "patchify" else -(-view.frames // view.compression)
 
 
 def _timed_logits(

@@ -17,7 +17,7 @@ from audiolib.config.corpus import FeaturesSection
 from audiolib.corpora.clips import SPLITS, Clip, read_clips
 from audiolib.errors import AudiolibError
 from audiolib.files import atomic_path, code_digest, digest, lock, read_json, sha256_file, write_json
-from audiolib.frontend import BadClip, Frontend, decode, log_mel
+from audiolib.frontend import BadClip, Frontend, decode, log_mel, to_int16
 from audiolib.progress import say, track
 from audiolib.shards import SCHEMA_VERSION, Row, ShardInfo, finished_shard, index_entry, write_shard
 
@@ -35,6 +35,7 @@ class Task:
     audio: Path
     classes: tuple[str, ...]
     frontend: Frontend
+    waveform: bool
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) 
         }
     )
     work = scratch / "features" / key
-    tasks = plan(clips, classes, frontend, section.clips_per_shard, work, download / "audio")
+    tasks = plan(clips, classes, frontend, section, work, download / "audio")
     with lock(scratch / f"features-{key}.lock"):
         shards = _make_shards(tasks, len(clips), section, out)
     write_json(
@@ -77,6 +78,7 @@ def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) 
             "multi_label": source["multi_label"],
             "classes": list(classes),
             "frontend": asdict(frontend),
+            "waveform": section.waveform,
             "shards": [index_entry(shard) for shard in shards],
         },
     )
@@ -101,17 +103,17 @@ def _make_shards(tasks: list[Task], clips: int, section: FeaturesSection, out: P
 
 
 def plan(
-    clips: list[Clip], classes: tuple[str, ...], frontend: Frontend, size: int, work: Path, audio: Path
+    clips: list[Clip], classes: tuple[str, ...], frontend: Frontend, section: FeaturesSection, work: Path, audio: Path
 ) -> list[Task]:
     """Fix which clip goes into which shard, from the list alone: classes mixed by a hash of the id, splits apart."""
-    tasks = []
+    tasks, size = [], section.clips_per_shard
     for split in SPLITS:
         members = [clip for clip in clips if clip.split == split]
         members.sort(key=lambda clip: hashlib.sha256(clip.id.encode()).digest())
         for number in range(math.ceil(len(members) / size)):
             chosen = tuple(members[number * size : (number + 1) * size])
             path = work / f"part-{split}-{number:05d}.parquet"
-            tasks.append(Task(path, split, chosen, audio, classes, frontend))
+            tasks.append(Task(path, split, chosen, audio, classes, frontend, section.waveform))
     return tasks
 
 
@@ -130,6 +132,7 @@ def make_shard(task: Task) -> tuple[ShardInfo, list[Reject]]:
     """Make one shard, or find it finished. A note beside it says which clips it lacks."""
     header = {
         "frontend": asdict(task.frontend),
+        "waveform": task.waveform,
         "clips_digest": digest([clip.id for clip in task.clips]),
         "classes_digest": digest(task.classes),
     }
@@ -143,7 +146,9 @@ def make_shard(task: Task) -> tuple[ShardInfo, list[Reject]]:
     for clip in task.clips:
         try:
             samples = decode(task.audio / clip.path, task.frontend.sample_rate, clip.start, clip.end)
-            rows.append(Row(clip.id, tuple(number[name] for name in clip.label), log_mel(samples, task.frontend)))
+            wave = to_int16(samples) if task.waveform else None
+            label = tuple(number[name] for name in clip.label)
+            rows.append(Row(clip.id, label, log_mel(samples, task.frontend), wave))
         except BadClip as error:
             rejects.append(Reject(clip.id, str(task.audio / clip.path), str(error)))
     write_json(notes, [asdict(reject) for reject in rejects])

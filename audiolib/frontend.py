@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 from torchaudio.compliance.kaldi import fbank
 
@@ -48,6 +46,9 @@ def decode(path: Path, rate: int, start: float | None = None, end: float | None 
     Raises:
         BadClip: the file is missing, empty, cut short, not audio, or holds values that are not finite numbers.
     """
+    import soundfile  # Only decoding needs these two; log-mel of stored sound works on a machine without them.
+    import soxr
+
     try:
         if path.stat().st_size == 0:
             raise BadClip("the file is empty (0 bytes)")
@@ -87,6 +88,16 @@ def _cut_short(path: Path) -> bool:
                 return 0 < length < 0xFFFFFF00 and place + 8 + length > size
             place += 8 + length + length % 2
     return False
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """(l,) sound in [-1, 1] as 16-bit numbers; what lies outside is clipped."""
+    return (np.clip(samples, -1.0, 1.0) * 32767).round().astype(np.int16)
+
+
+def from_int16(samples: np.ndarray) -> np.ndarray:
+    """(l,) float32 sound in [-1, 1] of stored 16-bit numbers."""
+    return samples.astype(np.float32) / 32767
 
 
 def log_mel(samples: np.ndarray, frontend: Frontend) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiolib.files import write_text
+from audiolib.files import code_digest, sha256_file, write_text
 
 if TYPE_CHECKING:
     from audiolib.config.training import Recipe, TrainSection
@@ -46,6 +46,28 @@ class Progress:
     elapsed: float = 0.0
     best: float = -math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+# The files that decide what a step computes; a checkpoint made by others is not continued.
+_CODE = (
+    *("train.py", "loader.py", "batches.py", "augment.py", "optim.py", "phases.py", "predict.py", "metrics.py"),
+    *("rng.py", "start.py", "convert.py", "models/*.py", "kernels/*/*.py"),
+)
+
+
+def fingerprint(job: Job, start_digest: str | None) -> dict[str, Any]:
+    """All that decides a training's result; `start_digest` is the hash of the weights it begins with."""
+    return {
+        "stage": job.stage,
+        "recipe": job.recipe.model_dump(mode="json"),
+        "precision": job.settings.precision,
+        "architecture": job.architecture,
+        "seconds": job.seconds,
+        "seed": job.seed,
+        "features": sha256_file(job.features / "index.json"),
+        "start": start_digest,
+        "code": code_digest(Path(__file__).parent, _CODE),
+    }
 
 
 def write_history(path: Path, rows: list[dict[str, Any]]) -> None:

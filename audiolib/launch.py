@@ -12,7 +12,7 @@ from audiolib.config.corpus import DataPreset
 from audiolib.config.strict import read_preset, read_section
 from audiolib.config.training import ModelPreset, Recipe, Seed, TrainSection
 from audiolib.errors import AudiolibError
-from audiolib.files import digest, scratch_folder, write_text
+from audiolib.files import digest, scratch_folder, user_path, write_text
 from audiolib.job import Job
 from audiolib.tracking import attach
 from audiolib.train import fit
@@ -32,10 +32,13 @@ def train_stage(root: Path, stage: str, features: Path, start: Path | None, out:
     """
     preset = read_preset(root, "model", ModelPreset)
     data = read_preset(root, "data", DataPreset)
+    settings = read_section(root, "train", TrainSection)
+    if start is None and settings.start is not None:
+        start = user_path(settings.start)
     job = Job(
         stage=stage,
         recipe=_scaled(getattr(preset, stage), data.epochs_scale),
-        settings=read_section(root, "train", TrainSection),
+        settings=settings,
         architecture=preset.architecture.model_dump(mode="json", exclude_none=True),
         features=features,
         seconds=data.seconds,

@@ -29,7 +29,7 @@ class Card:
     frontend: dict[str, float]
     patch: tuple[int, int]
     frames: int
-    compression: int
+    compression: float
     method: str
 
 

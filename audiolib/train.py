@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,17 +16,17 @@ from torch import Tensor, distributed, nn
 from audiolib.batches import Batch
 from audiolib.checkpoint import Checkpoints, optimizer_tensors, part, restore_optimizer
 from audiolib.errors import AudiolibError
-from audiolib.files import code_digest, sha256_file, write_json
-from audiolib.job import Job, Progress, write_history
+from audiolib.files import write_json
+from audiolib.job import Job, Progress, fingerprint, write_history
 from audiolib.loader import read_split, steps_per_epoch, train_batches
 from audiolib.metrics import accuracy, mean_average_precision
-from audiolib.models import SpectrogramTransformer, create_model
 from audiolib.optim import lr_factor, make_optimizer
-from audiolib.phases import draw_patch, loss_of, phase_patch, phase_view
+from audiolib.phases import distillation_loss, draw_patch, loss_of, phase_patch, phase_view
 from audiolib.predict import pick_device, scores, use_bf16
-from audiolib.pretrained import Card, load, save_pretrained
+from audiolib.pretrained import Card, save_pretrained
 from audiolib.progress import say
 from audiolib.shards import ShardFolder
+from audiolib.start import first_model, start_digest, teacher
 
 if TYPE_CHECKING:
     from audiolib.config.training import Phase
@@ -59,54 +58,18 @@ class Trainer:
         self.device = pick_device(job.settings.device)
         self.bf16 = use_bf16(job.settings.precision, self.device)
         self.shards = ShardFolder(job.features)
-        self.train, self.valid = read_split(job.features, "train"), read_split(job.features, "valid")
         self.frames = max(1, round(job.seconds * 1000 / self.shards.frontend["hop_ms"]))
-        self.model = self._first_model().to(self.device)
+        sound = any(phase_view(self.frames, phase).needs_sound for phase in job.recipe.phases)
+        self.train, self.valid = (read_split(job.features, split, sound) for split in ("train", "valid"))
+        self.model = first_model(job, self.shards, self.frames).to(self.device)
+        self.teacher = teacher(job, self.device) if job.recipe.distill else None
         self.parallel: nn.Module = nn.parallel.DistributedDataParallel(self.model) if _parallel() else self.model
-        self.checkpoints = Checkpoints(job.scratch / "checkpoints" / job.stage, self._fingerprint())
+        self.checkpoints = Checkpoints(
+            job.scratch / "checkpoints" / job.stage, fingerprint(job, start_digest(job.start))
+        )
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
         self.saved_at = self.started = time.monotonic()
-
-    def _first_model(self) -> SpectrogramTransformer:
-        job = self.job
-        if job.start is not None:
-            return load(job.start).train()
-        settings = {key: value for key, value in job.architecture.items() if key != "name"}
-        bands = int(self.shards.frontend["mel_bins"])
-        classes = len(self.shards.classes)
-        return create_model(
-            job.architecture["name"], classes, seed=job.seed, mel_bins=bands, frames=self.frames, **settings
-        )
-
-    def _fingerprint(self) -> dict[str, Any]:
-        job = self.job
-        return {
-            "stage": job.stage,
-            "recipe": job.recipe.model_dump(mode="json"),
-            "precision": job.settings.precision,
-            "architecture": job.architecture,
-            "seconds": job.seconds,
-            "seed": job.seed,
-            "features": sha256_file(job.features / "index.json"),
-            "start": sha256_file(job.start / "model.safetensors") if job.start else None,
-            "code": code_digest(
-                Path(__file__).parent,
-                (
-                    "train.py",
-                    "loader.py",
-                    "batches.py",
-                    "augment.py",
-                    "optim.py",
-                    "phases.py",
-                    "predict.py",
-                    "metrics.py",
-                    "rng.py",
-                    "models/*.py",
-                    "kernels/*/*.py",
-                ),
-            ),
-        }
 
     def run(self) -> None:
         """All phases from wherever the newest checkpoint stands, then the model folder."""
@@ -174,13 +137,24 @@ class Trainer:
     def _step(self, batch: Batch, patch: tuple[int, int], optimizer: torch.optim.Optimizer) -> Tensor:
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.parallel(batch, patch)
-        loss = loss_of(logits.float(), batch.target, self.shards.multi_label, self.job.recipe.label_smoothing)
+            logits = self.parallel(batch, patch).float()
+        loss = loss_of(logits, batch.target, self.shards.multi_label, self.job.recipe.label_smoothing)
+        if self.teacher is not None:
+            loss = self._with_teacher(loss, logits, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         optimizer.step()
         return loss.detach()
+
+    def _with_teacher(self, loss: Tensor, logits: Tensor, batch: Batch) -> Tensor:
+        """Knowledge flexification: the fixed-patch model sees the same clips at its own patch size."""
+        model, patch = self.teacher
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            said = model(batch, patch).float()
+        distill = self.job.recipe.distill
+        apart = distillation_loss(logits, said, distill.temperature, self.shards.multi_label)
+        return (1 - distill.weight) * loss + distill.weight * apart
 
     def _check(self, losses: list[Tensor]) -> None:
         """Move the losses to the host; stop before a checkpoint could hold weights that are not numbers.
@@ -257,7 +231,7 @@ class Trainer:
         left = 0.0
         for number, later in enumerate(self.job.recipe.phases[progress.phase :]):
             epochs = later.epochs - (progress.epoch + 1 if number == 0 else 0)
-            shown = self.frames if later.method == "patchify" else math.ceil(self.frames / later.compression)
+            shown = phase_view(self.frames, later).seen
             sizes = [phase_patch(size, later) for size in self.job.recipe.patch_sizes]
             left += epochs * clips * float(np.mean([self.model.macs(shown, size) for size in sizes])) / 1e9
         return left * rate

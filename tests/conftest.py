@@ -46,6 +46,7 @@ def features_section(**changes: object):
         "mel_bins": 128,
         "window_ms": 25.0,
         "hop_ms": 10.0,
+        "waveform": True,
         "clips_per_shard": 40,
         "max_rejects": 0,
     }

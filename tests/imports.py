@@ -1,6 +1,10 @@
-"""Which files of the project a module needs: its imports, theirs, and so on, read from the syntax trees."""
+"""Which files of the project a module needs: its imports, theirs, and so on, read from the syntax trees.
+
+`python -m tests.imports` writes them into dvc.yaml.
+"""
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,8 +62,21 @@ def _packages(path: Path) -> list[Path]:
     return found
 
 
+def write_deps(pipeline: Path) -> None:
+    """Bring the code among every stage's `deps` in dvc.yaml up to date; data, templates and whole folders stay."""
+    text = pipeline.read_text(encoding="utf-8")
+    for stage in re.findall(r"cmd: python -m stages\.(\w+)", text):
+        block = re.search(rf"cmd: python -m stages\.{stage}\n    deps:\n((?:      - .*\n)+)", text)
+        assert block, f"{stage} has no deps"
+        others = [line for line in block[1].splitlines() if not line.endswith(".py")]
+        folders = tuple(f"{line.strip('- ')}/" for line in others if "." not in line)
+        needed = {str(path.relative_to(ROOT)) for path in closure(ROOT / "stages" / f"{stage}.py")}
+        code = [path for path in needed if not path.startswith(folders)]
+        code.sort(key=lambda path: (not path.startswith("stages"), path))
+        lines = [f"      - {path}" for path in code] + others
+        text = text.replace(block[0], block[0].replace(block[1], "\n".join(lines) + "\n"))
+    pipeline.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    for stage in ("download", "features", "pretrain", "finetune", "evaluate", "report"):
-        print(stage)
-        for path in sorted(closure(ROOT / "stages" / f"{stage}.py")):
-            print("  ", path.relative_to(ROOT))
+    write_deps(ROOT / "dvc.yaml")

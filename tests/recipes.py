@@ -37,7 +37,7 @@ def recipe(**changes: Any) -> Recipe:
 
 def job(features: Path, folder: Path, **changes: Any) -> Job:
     workers = changes.pop("num_workers", 1)
-    settings = TrainSection(num_workers=workers, device="cpu", precision="float32", checkpoint_seconds=1e6)
+    settings = TrainSection(num_workers=workers, device="cpu", precision="float32", checkpoint_seconds=1e6, start=None)
     values = {
         "stage": "pretrain",
         "recipe": recipe(),

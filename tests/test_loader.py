@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from audiolib.augment import add_noise, fit_length, mask_bands, mask_frames, mix, roll
-from audiolib.batches import Batch, compress, pack
+from audiolib.batches import Batch, pack, pooled
+from audiolib.frontend import Frontend, from_int16, log_mel
 from audiolib.loader import View, eval_batches, read_split, steps_per_epoch, train_batches
 from tests.recipes import augment
 
@@ -66,19 +67,52 @@ def test_the_normalised_training_split_has_mean_0_and_deviation_one_half(clips):
     assert values.mean() == pytest.approx(0, abs=1e-3) and values.std() == pytest.approx(0.5, abs=1e-3)
 
 
-@pytest.mark.parametrize("method", ["avg_pool", "max_pool", "frame_shift"])
+@pytest.mark.parametrize("method", ["avg_pool", "max_pool"])
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_compression_is_the_papers_definition(method, factor):
+def test_pooling_is_the_papers_definition(method, factor):
     mel = torch.randn(2, 24, 5, generator=torch.Generator().manual_seed(0))
     groups = mel.unflatten(1, (-1, factor))
-    expected = {"avg_pool": groups.mean(2), "max_pool": groups.amax(2), "frame_shift": groups[:, :, 0]}[method]
-    torch.testing.assert_close(compress(mel, factor, method), expected)
+    expected = {"avg_pool": groups.mean(2), "max_pool": groups.amax(2)}[method]
+    torch.testing.assert_close(pooled(mel, factor, method), expected)
+
+
+@pytest.mark.parametrize("hop", [1.0, 1.3, 2.0, 2.55, 4.0])
+def test_frame_shift_is_the_front_end_at_a_longer_hop(small_features, hop):
+    """Also where no whole multiple of the stored hop helps; the stored sound has 16 bits, the stored log-mel too."""
+    clips = read_split(small_features, "valid", waveform=True)
+    for index in range(3):
+        settings = Frontend(**{**clips.frontend, "hop_ms": clips.frontend["hop_ms"] * hop})
+        wanted = log_mel(from_int16(clips.wave[index]), settings)
+        found = clips.log_mel(index, hop)
+        assert found.shape == wanted.shape
+        loud = wanted > wanted.max() - 12  # 16 bits of sound leave their noise in what is quieter.
+        np.testing.assert_allclose(found[loud], wanted[loud], atol=0.1)
+
+
+def test_a_fractional_hop_needs_the_sound(small_features):
+    with pytest.raises(ValueError, match="needs the sound"):
+        read_split(small_features, "valid").log_mel(0, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("view", "seen", "stretch"),
+    [
+        (View(64, 1.5, "frame_shift"), 43, 1.5),
+        (View(64, 2, "frame_shift"), 32, 2.0),
+        (View(63, 2, "max_pool"), 32, 2.0),
+        (View(64, 2, "patchify"), 64, 1.0),
+    ],
+)
+def test_a_view_says_what_its_batches_are(small_features, view, seen, stretch):
+    clips = read_split(small_features, "valid", waveform=view.needs_sound)
+    batch = next(train_batches(clips, view, augment(), 8, seed=1, epoch=0))
+    assert batch.lengths == (seen,) * 8 == (view.seen,) * 8 and batch.stretch == (stretch,) * 8
 
 
 def test_a_remainder_is_pooled_over_what_there_is():
     mel = torch.arange(7.0).reshape(1, 7, 1)
-    assert compress(mel, 2, "avg_pool").flatten().tolist() == [0.5, 2.5, 4.5, 6.0]
-    assert compress(mel, 2, "max_pool").flatten().tolist() == [1, 3, 5, 6]
+    assert pooled(mel, 2, "avg_pool").flatten().tolist() == [0.5, 2.5, 4.5, 6.0]
+    assert pooled(mel, 2, "max_pool").flatten().tolist() == [1, 3, 5, 6]
 
 
 def test_coarse_batches_have_fewer_frames_that_count_longer(clips):

@@ -8,9 +8,9 @@ import pytest
 
 from audiolib.errors import AudiolibError
 from audiolib.files import read_json, write_json
-from audiolib.shards import Row, ShardFolder, finished_shard, index_entry, write_shard
+from audiolib.shards import SCHEMA_VERSION, Row, ShardFolder, finished_shard, index_entry, write_shard
 
-HEADER = {"frontend": {"mel_bins": 8, "hop_ms": 10.0}}
+HEADER = {"frontend": {"mel_bins": 8, "hop_ms": 10.0}, "waveform": True}
 
 
 def rows(count: int = 40, seed: int = 0) -> list[Row]:
@@ -20,6 +20,7 @@ def rows(count: int = 40, seed: int = 0) -> list[Row]:
             f"clip {i}",
             tuple(range(i % 3)) or (0,),
             random.normal(-5, 4, (int(random.integers(1, 90)), 8)).astype(np.float16),
+            random.integers(-(2**15), 2**15, int(random.integers(1, 900))).astype(np.int16),
         )
         for i in range(count)
     ]
@@ -31,15 +32,17 @@ def folder(tmp_path) -> Path:
     write_json(tmp_path / "stats.json", {"mean": 0.0, "std": 1.0})
     write_json(
         tmp_path / "index.json",
-        {"schema": 1, "classes": ["a", "b"], "multi_label": True, **HEADER, "shards": [index_entry(info)]},
+        {"schema": SCHEMA_VERSION, "classes": ["a", "b"], "multi_label": True, **HEADER, "shards": [index_entry(info)]},
     )
     return tmp_path
 
 
 def test_round_trip(folder):
-    for wrote, read in zip(rows(), ShardFolder(folder).rows("train"), strict=True):
+    for wrote, read in zip(rows(), ShardFolder(folder).rows("train", waveform=True), strict=True):
         assert (wrote.id, wrote.label) == (read.id, read.label)
         np.testing.assert_array_equal(wrote.log_mel, read.log_mel)
+        np.testing.assert_array_equal(wrote.wave, read.wave)
+    assert all(read.wave is None for read in ShardFolder(folder).rows("train"))
     assert list(ShardFolder(folder).rows("test")) == []
 
 
@@ -90,7 +93,7 @@ def test_missing_shard_index_or_newer_schema_is_one_line(folder, tmp_path):
         list(ShardFolder(folder).rows("train"))
     index = read_json(folder / "index.json")
     write_json(folder / "index.json", {**index, "schema": 9})
-    with pytest.raises(AudiolibError, match="shards of schema 9, this version reads 1"):
+    with pytest.raises(AudiolibError, match="shards of schema 9, this version reads 2"):
         ShardFolder(folder)
     (folder / "index.json").write_text("{")
     with pytest.raises(AudiolibError, match=r"index\.json is damaged"):
@@ -98,3 +101,15 @@ def test_missing_shard_index_or_newer_schema_is_one_line(folder, tmp_path):
     shutil.rmtree(folder)
     with pytest.raises(AudiolibError, match="is missing; run `dvc repro` to make it"):
         ShardFolder(folder)
+
+
+def test_sound_that_was_not_kept_is_asked_for_in_one_line(tmp_path):
+    header = {**HEADER, "waveform": False}
+    info = write_shard(tmp_path / "part-train-00000.parquet", "train", rows(), header)
+    write_json(tmp_path / "stats.json", {"mean": 0.0, "std": 1.0})
+    index = {"schema": SCHEMA_VERSION, "classes": ["a"], "multi_label": True, **header, "shards": [index_entry(info)]}
+    write_json(tmp_path / "index.json", index)
+    shards = ShardFolder(tmp_path)
+    assert len(list(shards.rows("train"))) == 40
+    with pytest.raises(AudiolibError, match="set features\\.waveform to true"):
+        next(shards.rows("train", waveform=True))

@@ -96,5 +96,6 @@ class FeaturesSection(Section):
     mel_bins: Annotated[int, Field(ge=8, le=512)]
     window_ms: PositiveFloat
     hop_ms: PositiveFloat
+    waveform: bool
     clips_per_shard: PositiveInt
     max_rejects: Annotated[int, Field(ge=0)]

@@ -36,7 +36,7 @@ Seed = Annotated[int, Field(ge=0)]
 class Phase(Section):
     """One stretch of training at one temporal compression (papers.md 3.1); optimiser and schedule start anew."""
 
-    compression: PositiveInt
+    compression: Annotated[float, Field(ge=1)]
     method: Literal["none", "frame_shift", "avg_pool", "max_pool", "patchify"]
     epochs: PositiveInt
     lr: PositiveFloat
@@ -45,6 +45,8 @@ class Phase(Section):
     def _method_fits(self) -> "Phase":
         if (self.compression == 1) != (self.method == "none"):
             raise ValueError("method 'none' goes with compression 1, any other method with more")
+        if self.method != "frame_shift" and self.compression != int(self.compression):
+            raise ValueError(f"{self.method} needs a whole compression; only frame_shift takes a fraction")
         return self
 
 
@@ -66,6 +68,13 @@ class Steps(Section):
     factor: Annotated[float, Field(gt=0, le=1)]
 
 
+class Distill(Section):
+    """Knowledge flexification (papers.md 2.1): the fixed-patch model that a stage starts from is also its teacher."""
+
+    weight: Annotated[float, Field(gt=0, le=1)]
+    temperature: PositiveFloat
+
+
 class Recipe(Section):
     """One training stage: `pretrain` or `finetune` of a model preset."""
 
@@ -82,6 +91,7 @@ class Recipe(Section):
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     augment: Augment
+    distill: Distill | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -106,7 +116,7 @@ class Architecture(Section):
     name: str
     patch: PatchSize = (16, 16)
     positions: Literal["stretch", "centre"] | None = None
-    border: Literal["pad", "crop"] = "pad"
+    border: Literal["pad", "crop", "overlap"] = "pad"
     resize: Resize = Resize()
 
 
@@ -125,3 +135,4 @@ class TrainSection(Section):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
     checkpoint_seconds: PositiveFloat
+    start: str | None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 Size = tuple[int, int]  # (mel bands, frames)
+Starts = tuple[int, ...]  # first frame, or band, of each patch
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,23 @@ def kernel_matrix(old: int, new: int, resize: Resize) -> Tensor:
 
 
 @lru_cache(maxsize=4096)
-def centre_matrix(old: int, cell: int, new: int, step: float, size: float, extent: float) -> Tensor:
+def centre_matrix(old: int, cell: int, starts: tuple[int, ...], hop: float, size: int, length: int) -> Tensor:
     """The (new, old) float64 matrix that reads a position grid at the true centres of other patches.
 
     Args:
-        old: cells of the stored grid, each `cell` frames (or bands) wide.
-        cell: width of a stored cell.
-        new: patches of the clip.
-        step: frames from one patch to the next, in the frames of the stored grid.
-        size: width of a patch in the same unit.
-        extent: the clip's own length in that unit, without padding; a clip longer than the grid is squeezed onto it.
+        old: cells of the stored grid.
+        cell: width of a stored cell, in frames (or bands) of the stored grid.
+        starts: first frame of each patch of the clip.
+        hop: frames of the stored grid that a frame of the clip lasts.
+        size: frames of a patch.
+        length: frames of the clip, without padding; a clip longer than the grid is squeezed onto it.
 
     Each row is a triangle around the patch's centre, as wide as the patch where that is wider than a cell: the same
     weights as an antialiased bilinear resize, but unmoved by padding at the border.
     """
-    shrink = min(1.0, old * cell / extent)
+    shrink = hop * min(1.0, old * cell / (length * hop))
     with torch.inference_mode(False):
-        centres = (torch.arange(new, dtype=torch.float64) * step + size / 2) * shrink / cell - 0.5
+        centres = (torch.tensor(starts, dtype=torch.float64) + size / 2) * shrink / cell - 0.5
         centres = centres.clamp(0, old - 1)
         reach = max(1.0, size * shrink / cell)
         weights = (1 - (torch.arange(old)[None, :] - centres[:, None]).abs() / reach).clamp(min=0)
@@ -97,7 +98,8 @@ class PatchEmbed(nn.Module):
         stride: step between patches of the stored size; null = no overlap. It scales with the patch.
         positions: `stretch` resizes the whole grid to the clip's patches (papers.md 2.1); `centre` reads it at each
             patch's true place in seconds and bands.
-        border: `pad` completes the last patch with the mean, `crop` drops it as the papers do.
+        border: what happens to a last patch that the clip does not fill. `pad` completes it with the mean, `crop` drops
+            it as the papers do, `overlap` moves all patches a little together until the last one is full.
         resize: how the kernel is resized.
     """
 
@@ -128,7 +130,14 @@ class PatchEmbed(nn.Module):
     def count(self, length: int, axis: int, patch: Size) -> int:
         """Patches along one axis for `length` frames (or bands); never none."""
         spare = (length - patch[axis]) / self.step(patch, axis)
-        return max(0, math.ceil(spare) if self.border == "pad" else math.floor(spare)) + 1
+        return max(0, math.floor(spare) if self.border == "crop" else math.ceil(spare)) + 1
+
+    def starts(self, length: int, axis: int, patch: Size) -> tuple[int, ...]:
+        """First frame (or band) of each patch."""
+        count, step = self.count(length, axis, patch), float(self.step(patch, axis))
+        if self.border == "overlap" and count > 1:
+            step = (length - patch[axis]) / (count - 1)
+        return tuple(round(i * step) for i in range(count))
 
     def kernel(self, patch: Size) -> Tensor:
         """The stored kernel at another size, inside the graph: (d, p_f, p_t)."""
@@ -153,51 +162,61 @@ class PatchEmbed(nn.Module):
         Returns:
             (n, d) tokens, time-major inside a clip, and the tokens of each clip.
         """
-        bands = self.count(self.mel_bins, 0, patch)
-        steps = [self.count(length, 1, patch) for length in lengths]
-        cells = self._cut(mel, lengths, bands, steps, patch)  # (n, p_t * p_f)
+        rows = self.starts(self.mel_bins, 0, patch)
+        columns = [self.starts(length, 1, patch) for length in lengths]
+        cells = self._cut(mel, lengths, rows, columns, patch)  # (n, p_t * p_f)
         kernel = self.kernel(patch).transpose(1, 2).reshape(len(self.bias), -1)
         tokens = nn.functional.linear(cells, kernel, self.bias)
-        return tokens + self._places(lengths, stretch, bands, steps, patch), tuple(bands * n for n in steps)
+        counts = tuple(len(rows) * len(starts) for starts in columns)
+        return tokens + self._places(lengths, stretch, rows, columns, patch), counts
 
-    def _cut(self, mel: Tensor, lengths: tuple[int, ...], bands: int, steps: list[int], patch: Size) -> Tensor:
+    def _cut(self, mel: Tensor, lengths: tuple[int, ...], rows: Starts, columns: list[Starts], patch: Size) -> Tensor:
         """Every patch of every clip, flattened; clips of one length are cut in one go."""
-        height = (bands - 1) * self.step(patch, 0) + patch[0]
-        if height != mel.shape[1]:
-            mel = pad(mel, (0, height - mel.shape[1]))  # Negative padding crops.
+        mel = _fit(mel, 1, rows[-1] + patch[0])
         if len(set(lengths)) == 1:
-            return self._cut_equal(mel.unflatten(0, (len(lengths), -1)), steps[0], patch)
-        clips = mel.split(lengths)
-        return torch.cat([self._cut_equal(clip[None], count, patch) for clip, count in zip(clips, steps, strict=True)])
+            return self._cut_equal(mel.unflatten(0, (len(lengths), -1)), rows, columns[0], patch)
+        clips = zip(mel.split(lengths), columns, strict=True)
+        return torch.cat([self._cut_equal(clip[None], rows, starts, patch) for clip, starts in clips])
 
-    def _cut_equal(self, mel: Tensor, count: int, patch: Size) -> Tensor:
-        width = (count - 1) * self.step(patch, 1) + patch[1]
-        if width != mel.shape[1]:
-            mel = pad(mel, (0, 0, 0, width - mel.shape[1]))
-        cells = mel.unfold(1, patch[1], self.step(patch, 1)).unfold(2, patch[0], self.step(patch, 0))
+    def _cut_equal(self, mel: Tensor, rows: Starts, columns: Starts, patch: Size) -> Tensor:
+        mel = _fit(mel, 1, columns[-1] + patch[1])
+        cells = _windows(_windows(mel, 1, columns, patch[1]), 2, rows, patch[0])
         return cells.reshape(-1, patch[1] * patch[0])  # (m, n_t, n_f, p_t, p_f) flattened
 
     def _places(
-        self, lengths: tuple[int, ...], stretch: tuple[float, ...], bands: int, steps: list[int], patch: Size
+        self, lengths: tuple[int, ...], stretch: tuple[float, ...], rows: Starts, columns: list[Starts], patch: Size
     ) -> Tensor:
         """(n, d) positions of all tokens; clips of one length and hop share theirs."""
-        rows = self._axis(0, bands, self.mel_bins, 1.0, patch)
-        grid = torch.einsum("bo,otd->btd", rows, self.positions)
+        grid = torch.einsum("bo,otd->btd", self._axis(0, rows, self.mel_bins, 1.0, patch), self.positions)
         found: dict[tuple[int, float], Tensor] = {}
-        for length, hop, count in zip(lengths, stretch, steps, strict=True):
+        for length, hop, starts in zip(lengths, stretch, columns, strict=True):
             if (length, hop) not in found:
-                columns = self._axis(1, count, length, hop, patch)
-                found[length, hop] = torch.einsum("no,bod->nbd", columns, grid).flatten(0, 1)
+                matrix = self._axis(1, starts, length, hop, patch)
+                found[length, hop] = torch.einsum("no,bod->nbd", matrix, grid).flatten(0, 1)
         if len(found) == 1:
             return next(iter(found.values())).repeat(len(lengths), 1)
         return torch.cat([found[key] for key in zip(lengths, stretch, strict=True)])
 
-    def _axis(self, axis: int, count: int, length: int, hop: float, patch: Size) -> Tensor:
+    def _axis(self, axis: int, starts: Starts, length: int, hop: float, patch: Size) -> Tensor:
         old = self.positions.shape[axis]
         if self.position_mode == "stretch":
-            matrix = resize_matrix(old, count, "bilinear", True)
+            matrix = resize_matrix(old, len(starts), "bilinear", True)
         else:
             # Where patches overlap a stored cell is one stored step wide.
-            cell = self.step(self.patch, axis)
-            matrix = centre_matrix(old, cell, count, self.step(patch, axis) * hop, patch[axis] * hop, length * hop)
+            matrix = centre_matrix(old, self.step(self.patch, axis), starts, hop, patch[axis], length)
         return matrix.to(self.positions)
+
+
+def _fit(mel: Tensor, axis: int, size: int) -> Tensor:
+    """Pad (or crop) one axis at its end."""
+    spare = size - mel.shape[axis]
+    return pad(mel, (0, 0) * (mel.ndim - 1 - axis) + (0, spare)) if spare else mel
+
+
+def _windows(mel: Tensor, axis: int, starts: Starts, size: int) -> Tensor:
+    """Cut one axis into windows; the axis becomes the number of the window, a last axis the place in it."""
+    step = starts[1] - starts[0] if len(starts) > 1 else 1
+    if starts == tuple(range(0, len(starts) * step, step)):
+        return mel.unfold(axis, size, step)
+    windows = [mel.narrow(axis, start, size) for start in starts]
+    return torch.stack(windows, axis).movedim(axis + 1, -1)

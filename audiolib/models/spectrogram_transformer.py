@@ -19,6 +19,7 @@ class TransformerConfig:
     """Shape of a spectrogram transformer; field meanings as in `PatchEmbed`.
 
     `prefix_tokens` is 1 (class token) or 2 (class and distillation token, averaged, as in AST from DeiT).
+    `norm_eps` and `head_norm_eps` are those of AST's code.
     """
 
     num_classes: int
@@ -34,6 +35,7 @@ class TransformerConfig:
     resize: Resize = field(default_factory=Resize)
     prefix_tokens: int = 1
     norm_eps: float = 1e-6
+    head_norm_eps: float = 1e-5
 
 
 class SpectrogramTransformer(nn.Module):
@@ -57,7 +59,7 @@ class SpectrogramTransformer(nn.Module):
         self.prefix_positions = nn.Parameter(torch.empty(config.prefix_tokens, d))
         self.blocks = nn.ModuleList(Block(d, config.heads, config.norm_eps) for _ in range(config.depth))
         self.norm = nn.LayerNorm(d, eps=config.norm_eps)
-        self.head_norm = nn.LayerNorm(d)
+        self.head_norm = nn.LayerNorm(d, eps=config.head_norm_eps)
         self.head = nn.Linear(d, config.num_classes)
 
     def init_weights(self, generator: torch.Generator) -> None:

@@ -118,29 +118,50 @@ def test_padding_covers_every_frame_and_band_and_cropping_does_not():
         assert bool((before != after).any()) is sees
 
 
+@pytest.mark.parametrize("size", range(6, 60))
+def test_overlapping_patches_cover_every_frame_without_padding(size):
+    layer = embed(border="overlap")
+    for length, axis in ((96, 1), (128, 0), (61, 1)):
+        starts = layer.starts(length, axis, (size, size))
+        assert len(starts) == embed(border="pad").count(length, axis, (size, size))
+        seen = {start + i for start in starts for i in range(size)}
+        assert set(range(length)) <= seen
+        assert length < size or seen == set(range(length))
+
+
+def test_overlapping_patches_are_cut_where_their_starts_say():
+    layer, sound = embed(border="overlap"), mel(96)
+    rows, columns = layer.starts(128, 0, (28, 28)), layer.starts(96, 1, (28, 28))
+    cells = layer._cut(sound, (96,), rows, [columns], (28, 28))
+    wanted = [sound[t : t + 28, f : f + 28].flatten() for t in columns for f in rows]
+    torch.testing.assert_close(cells, torch.stack(wanted), rtol=0, atol=0)
+
+
 def test_centre_positions_of_half_patches_lie_between_the_stored_ones():
-    matrix = centre_matrix(old=6, cell=16, new=12, step=8, size=8, extent=96)
+    matrix = centre_matrix(old=6, cell=16, starts=tuple(range(0, 96, 8)), hop=1.0, size=8, length=96)
     places = matrix @ torch.arange(6, dtype=torch.float64)
     torch.testing.assert_close(places[1:-1], (torch.arange(12) * 8 + 4).double()[1:-1] / 16 - 0.5)
 
 
 def test_centre_positions_do_not_move_when_the_last_patch_is_padded():
-    exact = centre_matrix(old=6, cell=16, new=6, step=16, size=16, extent=96)
+    exact = centre_matrix(old=6, cell=16, starts=tuple(range(0, 96, 16)), hop=1.0, size=16, length=96)
     torch.testing.assert_close(exact, torch.eye(6, dtype=torch.float64))
-    padded = centre_matrix(old=6, cell=16, new=4, step=28, size=28, extent=96)
-    whole = centre_matrix(old=6, cell=16, new=3, step=28, size=28, extent=84)
+    padded = centre_matrix(old=6, cell=16, starts=(0, 28, 56, 84), hop=1.0, size=28, length=96)
+    whole = centre_matrix(old=6, cell=16, starts=(0, 28, 56), hop=1.0, size=28, length=84)
     torch.testing.assert_close(padded[:3], whole)
 
 
 def test_positions_count_time_not_frames():
     layer = embed(positions="centre")
-    fine = layer._places((96,), (1.0,), 8, [6], (16, 16))
-    coarse = layer._places((48,), (2.0,), 8, [6], (16, 8))  # Half the frames, each twice as long.
+    rows = layer.starts(128, 0, (16, 16))
+    fine = layer._places((96,), (1.0,), rows, [layer.starts(96, 1, (16, 16))], (16, 16))
+    # Half the frames, each twice as long.
+    coarse = layer._places((48,), (2.0,), rows, [layer.starts(48, 1, (16, 8))], (16, 8))
     torch.testing.assert_close(fine, coarse)
 
 
 def test_a_clip_longer_than_the_grid_is_squeezed_onto_it():
-    matrix = centre_matrix(old=6, cell=16, new=60, step=16, size=16, extent=960)
+    matrix = centre_matrix(old=6, cell=16, starts=tuple(range(0, 960, 16)), hop=1.0, size=16, length=960)
     places = matrix @ torch.arange(6, dtype=torch.float64)
     assert (places.diff() >= 0).all() and places[0] < 0.5 and places[-1] > 4.5
 

@@ -65,8 +65,8 @@ def _matrix_products_of_resizing(model, patch) -> int:
     """What torch counts for resizing kernel and grid: once per batch, so not part of a clip's cost."""
     with FlopCounterMode(display=False) as counter:
         model.embed.kernel(patch)
-        bands, steps = model.embed.count(128, 0, patch), model.embed.count(96, 1, patch)
-        model.embed._places((96,), (1.0,), bands, [steps], patch)
+        rows, columns = model.embed.starts(128, 0, patch), model.embed.starts(96, 1, patch)
+        model.embed._places((96,), (1.0,), rows, [columns], patch)
     return counter.get_total_flops() // 2
 
 

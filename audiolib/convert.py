@@ -1,0 +1,180 @@
+"""Weights under other libraries' names: timm's vision transformers and Hugging Face's AST in, Hugging Face's AST out.
+
+Only names and layout change here; `models.transfer` then fits the weights into a model of another shape.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audiolib.errors import AudiolibError
+from audiolib.models.spectrogram_transformer import SpectrogramTransformer, TransformerConfig
+
+State = dict[str, Tensor]
+
+_TIMM = [
+    (r"^blocks\.(\d+)\.attn\.qkv\.", r"blocks.\1.attention.qkv."),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"blocks.\1.attention.project."),
+    (r"^blocks\.(\d+)\.mlp\.fc1\.", r"blocks.\1.mlp.grow."),
+    (r"^blocks\.(\d+)\.mlp\.fc2\.", r"blocks.\1.mlp.shrink."),
+    (r"^patch_embed\.proj\.bias$", r"embed.bias"),
+]
+# Hugging Face renamed its modules in transformers 5; both are read, the names of the published files are written.
+_HUGGING_FACE = [
+    (r"^audio_spectrogram_transformer\.", ""),
+    (r"^encoder\.layer\.", "layers."),
+    (r"\.attention\.attention\.(query|key|value)\.", r".attention.\1."),
+    (r"\.attention\.(q|k|v)_proj\.", lambda m: f".attention.{ {'q': 'query', 'k': 'key', 'v': 'value'}[m[1]] }."),
+    (r"^layers\.(\d+)\.attention\.(?:output\.dense|o_proj)\.", r"blocks.\1.attention.project."),
+    (r"^layers\.(\d+)\.(?:intermediate\.dense|mlp\.fc1)\.", r"blocks.\1.mlp.grow."),
+    (r"^layers\.(\d+)\.(?:output\.dense|mlp\.fc2)\.", r"blocks.\1.mlp.shrink."),
+    (r"^layers\.(\d+)\.layernorm_before\.", r"blocks.\1.norm1."),
+    (r"^layers\.(\d+)\.layernorm_after\.", r"blocks.\1.norm2."),
+    (r"^layers\.(\d+)\.attention\.(query|key|value)\.", r"blocks.\1.attention.\2."),
+    (r"^layernorm\.", "norm."),
+    (r"^classifier\.layernorm\.", "head_norm."),
+    (r"^classifier\.dense\.", "head."),
+    (r"^embeddings\.patch_embeddings\.projection\.bias$", "embed.bias"),
+]
+
+
+def is_timm_vit(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of a timm vision transformer."""
+    return "patch_embed.proj.weight" in state and "pos_embed" in state
+
+
+def is_hugging_face_ast(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of transformers' ASTForAudioClassification (or ASTModel)."""
+    return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in state)
+
+
+def from_timm_vit(state: Mapping[str, Tensor]) -> State:
+    """A timm ViT or DeiT under this library's names.
+
+    The three colour channels of the patch kernel are summed, as AST's and FlexiAST's code do (papers.md 1.1), so that
+    a grey image gives the same tokens. The head belongs to image classes and is left out.
+    """
+    found = {_renamed(name, _TIMM): tensor for name, tensor in state.items() if not name.startswith("head")}
+    kernel, places = found.pop("patch_embed.proj.weight"), found.pop("pos_embed")[0]
+    prefix = torch.cat([found.pop(name)[0] for name in ("cls_token", "dist_token") if name in found])
+    side = round((len(places) - len(prefix)) ** 0.5)
+    if side**2 != len(places) - len(prefix):
+        raise AudiolibError(
+            f"these ViT weights have {len(places)} positions, which is no square grid; use a square one"
+        )
+    grid = places[len(prefix) :].reshape(side, side, -1)
+    return found | {
+        "embed.weight": kernel.sum(1),
+        "embed.positions": grid,
+        "prefix": prefix,
+        "prefix_positions": places[: len(prefix)],
+    }
+
+
+def from_hugging_face_ast(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[TransformerConfig, State]:
+    """transformers' AST as a model of this library: its config and its weights.
+
+    Args:
+        state: of ASTForAudioClassification.
+        config: the values of its config.json.
+    """
+    found = {_renamed(name, _HUGGING_FACE): tensor for name, tensor in state.items()}
+    for block in range(config["num_hidden_layers"]):
+        for kind in ("weight", "bias"):
+            lead = f"blocks.{block}.attention"
+            parts = [found.pop(f"{lead}.{part}.{kind}") for part in ("query", "key", "value")]
+            found[f"{lead}.qkv.{kind}"] = torch.cat(parts)
+    kernel = found.pop("embeddings.patch_embeddings.projection.weight")
+    tokens = [found.pop(f"embeddings.{name}") for name in ("cls_token", "distillation_token")]
+    places = found.pop("embeddings.position_embeddings")[0]
+    size, stride = config["patch_size"], (config["frequency_stride"], config["time_stride"])
+    made = TransformerConfig(
+        num_classes=len(found["head.weight"]),
+        width=config["hidden_size"],
+        depth=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        frames=config["max_length"],
+        mel_bins=config["num_mel_bins"],
+        patch=(size, size),
+        stride=None if stride == (size, size) else stride,
+        border="crop",
+        prefix_tokens=2,
+        norm_eps=config["layer_norm_eps"],
+        head_norm_eps=config["layer_norm_eps"],
+    )
+    bands = (made.mel_bins - size) // stride[0] + 1
+    return made, found | {
+        "embed.weight": kernel.sum(1),
+        "embed.positions": places[2:].unflatten(0, (bands, -1)),
+        "prefix": torch.cat([token[0] for token in tokens]),
+        "prefix_positions": places[:2],
+    }
+
+
+def to_hugging_face_ast(model: SpectrogramTransformer, classes: list[str]) -> tuple[dict[str, Any], State]:
+    """The values of a config.json and the state dict that ASTForAudioClassification loads.
+
+    Raises:
+        AudiolibError: transformers' AST cannot compute this model: it has two prefix tokens, square patches, a fixed
+            length and no padded border.
+    """
+    config, (bands, steps) = model.config, model.embed.positions.shape[:2]
+    stride = tuple(model.embed.step(config.patch, axis) for axis in (0, 1))
+    whole = [(length - config.patch[a]) % stride[a] == 0 for a, length in enumerate((config.mel_bins, config.frames))]
+    if config.prefix_tokens != 2 or config.patch[0] != config.patch[1] or not (config.border == "crop" or all(whole)):
+        raise AudiolibError(
+            "Hugging Face's AST has two prefix tokens, square patches and drops what does not fill a patch; make the "
+            "model with prefix_tokens: 2, and with border: crop where patches do not fill the spectrogram"
+        )
+    values = {
+        "architectures": ["ASTForAudioClassification"],
+        "model_type": "audio-spectrogram-transformer",
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": 4 * config.width,
+        "hidden_act": "gelu",
+        "layer_norm_eps": config.norm_eps,
+        "patch_size": config.patch[0],
+        "frequency_stride": stride[0],
+        "time_stride": stride[1],
+        "max_length": config.frames,
+        "num_mel_bins": config.mel_bins,
+        "qkv_bias": True,
+        "id2label": {str(i): name for i, name in enumerate(classes)},
+        "label2id": {name: i for i, name in enumerate(classes)},
+    }
+    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    lead = "audio_spectrogram_transformer"
+    grid = weights["embed.positions"].reshape(bands * steps, -1)
+    found = {
+        f"{lead}.embeddings.cls_token": weights["prefix"][:1][None],
+        f"{lead}.embeddings.distillation_token": weights["prefix"][1:][None],
+        f"{lead}.embeddings.position_embeddings": torch.cat([weights["prefix_positions"], grid])[None],
+        f"{lead}.embeddings.patch_embeddings.projection.weight": weights["embed.weight"][:, None],
+        f"{lead}.embeddings.patch_embeddings.projection.bias": weights["embed.bias"],
+    }
+    for kind in ("weight", "bias"):
+        found[f"{lead}.layernorm.{kind}"] = weights[f"norm.{kind}"]
+        found[f"classifier.layernorm.{kind}"] = weights[f"head_norm.{kind}"]
+        found[f"classifier.dense.{kind}"] = weights[f"head.{kind}"]
+        for block in range(config.depth):
+            own, theirs = f"blocks.{block}", f"{lead}.encoder.layer.{block}"
+            parts = weights[f"{own}.attention.qkv.{kind}"].chunk(3)
+            for name, part in zip(("query", "key", "value"), parts, strict=True):
+                found[f"{theirs}.attention.attention.{name}.{kind}"] = part
+            found[f"{theirs}.attention.output.dense.{kind}"] = weights[f"{own}.attention.project.{kind}"]
+            found[f"{theirs}.intermediate.dense.{kind}"] = weights[f"{own}.mlp.grow.{kind}"]
+            found[f"{theirs}.output.dense.{kind}"] = weights[f"{own}.mlp.shrink.{kind}"]
+            found[f"{theirs}.layernorm_before.{kind}"] = weights[f"{own}.norm1.{kind}"]
+            found[f"{theirs}.layernorm_after.{kind}"] = weights[f"{own}.norm2.{kind}"]
+    return values, {name: tensor.contiguous().clone() for name, tensor in found.items()}
+
+
+def _renamed(name: str, rules: list[Any]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name

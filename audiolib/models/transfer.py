@@ -1,0 +1,94 @@
+"""Weights of one spectrogram transformer into another of a different shape: kernel and position grid are resized."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from audiolib.models.patch import Size, centre_matrix, kernel_matrix, resize_matrix
+from audiolib.models.spectrogram_transformer import SpectrogramTransformer
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What became of each tensor: `carried` as it was, `resized`, `fresh` (the model's own start), `unused`."""
+
+    carried: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.carried)} tensors carried"]
+        parts += [f"{word} {', '.join(names)}" for word, names in vars(self).items() if names and word != "carried"]
+        return "; ".join(parts)
+
+
+def transfer(state: Mapping[str, Tensor], model: SpectrogramTransformer, cell: Size | None) -> Transfer:
+    """Fill `model` from weights under this library's names; what does not fit keeps the model's own start.
+
+    The patch kernel becomes the model's stored size by its own resize (papers.md 2.1), the position grid is read where
+    the model's patches lie; a head for another number of classes and surplus blocks are left.
+
+    Args:
+        state: weights; see `audiolib.convert` for those of other libraries.
+        model: a freshly made model, changed in place.
+        cell: (mel bands, frames) of a cell of the state's position grid; null for an image model, whose grid has no
+            scale: it is cut from the middle along an axis where it is longer, else stretched, as AST does it.
+
+    Raises:
+        ValueError: not one tensor fits, so the state belongs to another kind or width of model.
+    """
+    told, wanted, filled = (
+        Transfer(unused=[name for name in state if name not in model.state_dict()]),
+        model.state_dict(),
+        {},
+    )
+    for name, own in wanted.items():
+        given = state.get(name)
+        if given is not None and given.shape == own.shape and (name != "embed.positions" or cell is not None):
+            filled[name] = given
+            told.carried.append(name)
+            continue
+        made = None if given is None else _resized(name, given, own, model, cell)
+        if made is None:
+            told.fresh.append(name)
+        else:
+            filled[name] = made.to(own)
+            told.resized.append(f"{name} {_shape(given)} to {_shape(own)}")
+    if not any(name.startswith("blocks.") for name in filled):
+        raise ValueError("no encoder weight fits this model: other names, or another width")
+    model.load_state_dict(filled, strict=False)
+    return told
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "x".join(map(str, tensor.shape)) if tensor is not None else ""
+
+
+def _resized(name: str, given: Tensor, own: Tensor, model: SpectrogramTransformer, cell: Size | None) -> Tensor | None:
+    if given.ndim != own.ndim:
+        return None
+    if name == "embed.weight" and given.shape[0] == own.shape[0]:
+        rows, columns = (kernel_matrix(given.shape[a], own.shape[a], model.config.resize) for a in (1, 2))
+        return torch.einsum("po,dot,qt->dpq", rows, given.double(), columns)
+    if name == "embed.positions" and given.shape[2] == own.shape[2]:
+        rows, columns = (_grid_matrix(given.shape[axis], own.shape[axis], axis, model, cell) for axis in (0, 1))
+        return torch.einsum("po,otd,qt->pqd", rows, given.double(), columns)
+    # A distillation token that the model has no place for is dropped; the class token comes first.
+    if name.startswith("prefix") and given.shape[1:] == own.shape[1:] and len(given) > len(own):
+        return given[: len(own)]
+    return None
+
+
+def _grid_matrix(old: int, new: int, axis: int, model: SpectrogramTransformer, cell: Size | None) -> Tensor:
+    if cell is None:
+        if new <= old:
+            first = (old - new) // 2
+            return torch.eye(old, dtype=torch.float64)[first : first + new]
+        return resize_matrix(old, new, "bilinear", False)
+    config, embed = model.config, model.embed
+    length = config.mel_bins if axis == 0 else config.frames
+    starts = tuple(embed.step(config.patch, axis) * place for place in range(new))
+    return centre_matrix(old, cell[axis], starts, 1.0, config.patch[axis], length)

@@ -1,0 +1,88 @@
+"""What a training begins with: fresh weights, an earlier model of ours, or weights of another library as a file."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from audiolib.convert import from_timm_vit, is_timm_vit
+from audiolib.errors import AudiolibError
+from audiolib.files import sha256_file
+from audiolib.job import Job
+from audiolib.models import SpectrogramTransformer, create_model
+from audiolib.models.transfer import transfer
+from audiolib.pretrained import load, load_card
+from audiolib.progress import say
+from audiolib.shards import ShardFolder
+
+
+def first_model(job: Job, shards: ShardFolder, frames: int) -> SpectrogramTransformer:
+    """The job's architecture, filled from `job.start` where there is one.
+
+    Whatever the start's patch size and clip length, its kernel and positions are resized to those of the job; its head
+    is kept when it has the same classes (papers.md 2.1, "flexification").
+
+    Raises:
+        AudiolibError: the start is no model folder and no safetensors file, or of another width.
+    """
+    settings = {key: value for key, value in job.architecture.items() if key != "name"}
+    classes, bands = len(shards.classes), int(shards.frontend["mel_bins"])
+    model = create_model(
+        job.architecture["name"], classes, seed=job.seed, mel_bins=bands, frames=frames, **settings
+    )  # fmt: skip
+    if job.start is None:
+        return model
+    if job.start.is_dir():
+        source = load(job.start)
+        state = dict(source.state_dict())
+        cell = tuple(source.embed.step(source.config.patch, axis) for axis in (0, 1))
+        if load_card(job.start).classes != shards.classes:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    else:
+        state, cell = read_vit(job.start), None
+    try:
+        told = transfer(state, model, cell)
+    except ValueError as error:
+        raise AudiolibError(f"cannot start from {job.start}: {error}") from error
+    say(f"{job.stage}: starting from {job.start}: {told}")
+    return model
+
+
+def teacher(job: Job, device: torch.device) -> tuple[SpectrogramTransformer, tuple[int, int]]:
+    """The model that `distill` learns from, and the patch size it is asked at: those of `job.start`.
+
+    Raises:
+        AudiolibError: there is no start, or it is not a model that was trained on these classes.
+    """
+    if job.start is None or not job.start.is_dir():
+        raise AudiolibError(
+            f"{job.stage}.distill needs a trained model to learn from, and {job.stage} starts from none"
+        )
+    return load(job.start, str(device)), load_card(job.start).patch
+
+
+def read_vit(path: Path) -> dict[str, Any]:
+    """The weights of a timm vision transformer in a safetensors file, under this library's names.
+
+    Raises:
+        AudiolibError: no such file, not safetensors, or other names.
+    """
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise AudiolibError(f"cannot read weights from {path}: {' '.join(str(error).split())}") from error
+    if not is_timm_vit(state):
+        raise AudiolibError(f"{path} is no timm vision transformer: it has no patch_embed.proj.weight and pos_embed")
+    return from_timm_vit(state)
+
+
+def start_digest(start: Path | None) -> str | None:
+    """A hash of the weights that a training starts from."""
+    if start is None:
+        return None
+    try:
+        return sha256_file(start / "model.safetensors" if start.is_dir() else start)
+    except OSError as error:
+        raise AudiolibError(f"cannot start from {start}: {error.strerror}") from error

@@ -1,0 +1,84 @@
+"""Weights into a model of another patch size, length or class list."""
+
+import pytest
+import torch
+
+from audiolib import create_model
+from audiolib.batches import pack
+from audiolib.models.patch import Resize, kernel_matrix
+from audiolib.models.transfer import transfer
+
+SMALL = {"width": 24, "depth": 1, "heads": 2}
+
+
+def model(patch=(16, 16), frames=96, classes=5, seed=0, name="ast_nano", **rest):
+    return create_model(name, classes, seed=seed, patch=patch, frames=frames, **{**SMALL, **rest})
+
+
+def clip(frames=96):
+    return pack([torch.randn(frames, 128, generator=torch.Generator().manual_seed(3))])
+
+
+def test_an_equal_model_is_carried_whole():
+    source, target = model(seed=1), model(seed=2)
+    told = transfer(source.state_dict(), target, (16, 16))
+    assert len(told.carried) == len(source.state_dict()) and not told.resized and not told.fresh and not told.unused
+    torch.testing.assert_close(source(clip()), target(clip()), rtol=0, atol=0)
+
+
+def test_a_finer_model_becomes_what_it_would_have_been_at_the_larger_patch():
+    """Patch 8 to a stored 16: at patch 16 the target's tokens are the source's resized kernel on 16 x 16 patches."""
+    source, target = model((8, 8), seed=1), model((16, 16), seed=2)
+    told = transfer(source.state_dict(), target, (8, 8))
+    assert [text.split()[0] for text in told.resized] == ["embed.weight", "embed.positions"]
+    torch.testing.assert_close(source.embed.kernel((16, 16)), target.embed.weight)
+    torch.testing.assert_close(source.embed.bias, target.embed.bias)
+    torch.testing.assert_close(source.head.weight, target.head.weight)
+
+
+def test_a_position_is_a_time_whatever_the_length_of_the_start():
+    source, target = model(frames=192, seed=1), model(frames=96, seed=2)
+    transfer(source.state_dict(), target, (16, 16))
+    torch.testing.assert_close(target.embed.positions, source.embed.positions[:, :6])
+
+
+def test_a_head_for_other_classes_is_left_and_told():
+    source, target = model(classes=5, seed=1), model(classes=7, seed=2)
+    before = target.head.weight.clone()
+    told = transfer(source.state_dict(), target, (16, 16))
+    assert told.fresh == ["head.weight", "head.bias"]
+    torch.testing.assert_close(target.head.weight, before, rtol=0, atol=0)
+    assert "fresh head.weight" in str(told)
+
+
+def test_blocks_that_the_model_does_not_have_are_told():
+    source, target = model(depth=2, seed=1), model(depth=1, seed=2)
+    told = transfer(source.state_dict(), target, (16, 16))
+    assert told.unused and all(name.startswith("blocks.1.") for name in told.unused)
+
+
+def test_weights_of_another_width_are_refused():
+    with pytest.raises(ValueError, match="another width"):
+        transfer(model(width=48).state_dict(), model(), (16, 16))
+
+
+def test_the_target_resizes_by_its_own_rule():
+    source = model((8, 8), seed=1)
+    target = model((16, 16), seed=2, resize=Resize("pseudo_inverse", "bicubic", True))
+    transfer(source.state_dict(), target, (8, 8))
+    matrix = kernel_matrix(8, 16, target.config.resize)
+    wanted = torch.einsum("po,dot,qt->dpq", matrix, source.embed.weight.double(), matrix).float()
+    torch.testing.assert_close(target.embed.weight, wanted)
+
+
+def test_an_image_grid_is_cut_from_the_middle_or_stretched():
+    source, target = model(frames=256, seed=1), model(frames=480, seed=2)  # 8 x 16 cells into 8 x 30
+    state = source.state_dict()
+    state["embed.positions"] = torch.arange(14.0).repeat(14, 1)[:, :, None].expand(14, 14, 24)
+    transfer(state, target, None)
+    grid = target.embed.positions[0, :, 0]
+    assert len(grid) == 30 and grid.diff().min() >= 0 and grid[-1] > 12.5
+    assert target.embed.positions.shape[0] == 8
+    narrow = model(frames=96, seed=2)
+    transfer(state, narrow, None)
+    torch.testing.assert_close(narrow.embed.positions[0, :, 0], torch.arange(4.0, 10.0))

@@ -1,0 +1,97 @@
+"""Beginning a training with the weights of another."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from timm import create_model as create_vit
+from torch.nn.functional import cross_entropy
+
+from audiolib.config.training import Distill
+from audiolib.errors import AudiolibError
+from audiolib.phases import distillation_loss
+from audiolib.pretrained import load
+from audiolib.train import fit
+from tests.recipes import TINY, job, phase, recipe
+
+FINE = {**TINY, "patch": (8, 8)}
+
+
+@pytest.fixture
+def fixed(small_features, tmp_path):
+    """A model trained at patch 8."""
+    fixed = job(
+        small_features, tmp_path / "fixed", architecture=FINE, recipe=recipe(patch_sizes=[8], valid_patch_sizes=[8])
+    )
+    fit(fixed)
+    return fixed.out
+
+
+def test_flexification_starts_from_a_model_of_any_patch_size(small_features, tmp_path, fixed, capsys):
+    flexi = job(small_features, tmp_path / "flexi", stage="finetune", start=fixed, recipe=recipe(phases=[]))
+    fit(flexi)
+    assert "resized embed.weight 24x8x8 to 24x16x16" in capsys.readouterr().err
+    source, made = load(fixed), load(flexi.out)
+    assert made.config.patch == (16, 16)
+    torch.testing.assert_close(made.embed.weight, source.embed.kernel((16, 16)))
+    torch.testing.assert_close(made.head.weight, source.head.weight)
+
+
+def test_a_vision_transformer_is_a_start(small_features, tmp_path):
+    vit = create_vit("vit_tiny_patch16_224", depth=1, embed_dim=24, num_heads=2)
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    started = job(small_features, tmp_path / "a", start=tmp_path / "vit.safetensors", recipe=recipe(phases=[]))
+    fit(started)
+    made = load(started.out)
+    torch.testing.assert_close(made.embed.weight, vit.patch_embed.proj.weight.sum(1))
+    torch.testing.assert_close(made.blocks[0].mlp.grow.weight, vit.blocks[0].mlp.fc1.weight)
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda path: None, "No such file"),
+        (lambda path: path.write_bytes(b"nonsense"), "cannot read weights"),
+        (lambda path: save_file({"x": torch.zeros(1)}, path), "no timm vision transformer"),
+        (lambda path: save_file(create_vit("vit_tiny_patch16_224", depth=1).state_dict(), path), "another width"),
+    ],
+)
+def test_a_start_that_is_none_is_refused_in_one_line(small_features, tmp_path, make, complaint):
+    path = tmp_path / "weights.safetensors"
+    make(path)
+    with pytest.raises(AudiolibError, match=complaint) as caught:
+        fit(job(small_features, tmp_path / "a", start=path))
+    assert "\n" not in str(caught.value)
+
+
+def test_distillation_changes_the_training_and_is_resumed_with_it(small_features, tmp_path, fixed):
+    taught = recipe(phases=[phase(epochs=2)], distill=Distill(weight=0.5, temperature=2.0))
+    plain = recipe(phases=[phase(epochs=2)])
+    for name, chosen in (("taught", taught), ("again", taught), ("plain", plain)):
+        fit(job(small_features, tmp_path / name, stage="finetune", start=fixed, recipe=chosen))
+    one, again, other = (load(tmp_path / name / "out").head.weight for name in ("taught", "again", "plain"))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_distillation_without_a_teacher_is_refused(small_features, tmp_path):
+    taught = recipe(distill=Distill(weight=0.5, temperature=2.0))
+    with pytest.raises(AudiolibError, match="needs a trained model to learn from"):
+        fit(job(small_features, tmp_path / "a", recipe=taught))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_distillation_loss_is_cross_entropy_less_the_teachers_own_entropy(temperature):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(6, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    shares = (teacher / temperature).softmax(-1)
+    entropy = -(shares * shares.log()).sum(-1).mean()
+    wanted = (cross_entropy(student / temperature, shares) - entropy) * temperature**2
+    torch.testing.assert_close(distillation_loss(student, teacher, temperature, False), wanted)
+    assert distillation_loss(teacher, teacher, temperature, False).abs() < 1e-12
+
+
+def test_with_several_labels_every_label_is_a_distribution_of_its_own():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(6, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    pairs = [torch.stack([logits, torch.zeros_like(logits)], -1).flatten(0, 1) for logits in (student, teacher)]
+    wanted = distillation_loss(pairs[0], pairs[1], 1.0, False)
+    torch.testing.assert_close(distillation_loss(student, teacher, 1.0, True), wanted)
