@@ -12,7 +12,7 @@ from audiolib.files import digest
 from audiolib.loader import Clips, View, eval_batches, read_split
 from audiolib.metrics import accuracy, d_prime, mean_average_precision, wilson_interval
 from audiolib.models import SpectrogramTransformer
-from audiolib.predict import pick_device
+from audiolib.predict import BATCH_FRAMES, pick_device
 from audiolib.pretrained import load, load_card
 from audiolib.progress import track
 from audiolib.results import as_size, home, patch_name
@@ -25,10 +25,21 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Trained:
-    """A model under test: its folder, and the stage that made it."""
+    """A model under test: its folder, the stage that made it, and what result rows call it."""
 
     folder: Path
     stage: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is measured: every patch size (bands, frames that the model sees) at every clip length in seconds."""
+
+    split: str
+    patch_sizes: list[Size]
+    seconds: list[float]
+    batch_frames: int = BATCH_FRAMES
 
 
 @dataclass(frozen=True)
@@ -42,49 +53,45 @@ class Outcome:
     predictions: list[dict[str, str]]
 
 
-def sweep(
-    trained: list[Trained],
-    features: Path,
-    section: "EvaluateSection",
-    seconds: list[float],
-    settings: dict[str, Any],
-    device: str = "auto",
-) -> Outcome:
-    """Measure every model at every patch size and clip length.
+def grid_of(section: "EvaluateSection", seconds: list[float], settings: dict[str, Any]) -> Grid:
+    """The grid of a pipeline pass. Where its models are at home is always in it: all curves pass through there."""
+    own_patch, own_seconds = home(settings)
+    patch_sizes = sorted({*section.patch_sizes, own_patch})
+    return Grid(section.split, patch_sizes, sorted({*seconds, own_seconds}), section.batch_frames)
+
+
+def run_columns(settings: dict[str, Any]) -> dict[str, Any]:
+    """The columns that all rows of a pipeline pass share; its name is a digest of what was run."""
+    run = {key: settings["params"][key] for key in ("model", "data", "seed")}
+    return {"run": digest([run, settings["model"], settings["data"]]), "corpus": run["data"], "seed": run["seed"]}
+
+
+def sweep(trained: list[Trained], features: Path, grid: Grid, common: dict[str, Any], device: str = "auto") -> Outcome:
+    """Measure every model at every cell of a grid.
 
     Args:
         trained: the models.
         features: features folder.
-        section: the split, the patch sizes (bands, frames that the model sees) and the frames of a batch.
-        seconds: clips are cut, or padded, to each of these.
-        settings: the parameters of the run, by which rows are named.
+        grid: clips are cut, or padded, to each of its lengths.
+        common: columns that all rows share.
         device: where to compute.
     """
-    split, (own_patch, own_seconds) = section.split, home(settings)
-    # Where the models are at home is always measured: every summary and curve passes through it.
-    patch_sizes, lengths = sorted({*section.patch_sizes, own_patch}), sorted({*seconds, own_seconds})
-    run = {key: settings["params"][key] for key in ("model", "data", "seed")}
-    common = {
-        "run": digest([run, settings["model"], settings["data"]]),
-        "corpus": settings["params"]["data"],
-        "seed": settings["params"]["seed"],
-    }
     where = pick_device(device)
-    cells = [(entry, length, size) for entry in trained for length in lengths for size in patch_sizes]
+    cells = [(entry, length, size) for entry in trained for length in grid.seconds for size in grid.patch_sizes]
     rows: list[dict[str, Any]] = []
     predictions: list[dict[str, str]] = []
     models = {entry.folder: (load(entry.folder, str(where)), load_card(entry.folder)) for entry in trained}
     sound = any(View(1, card.compression, card.method).needs_sound for _, card in models.values())
-    clips = read_split(features, split, sound)
+    clips = read_split(features, grid.split, sound)
     for entry, length, size in track(cells, "evaluate", total=len(cells), unit="cell"):
         model, card = models[entry.folder]
         view = View(max(1, round(length * 1000 / card.frontend["hop_ms"])), card.compression, card.method)
-        logits, ms = _timed_logits(model, clips, view, size, where, section.batch_frames)
+        logits, ms = _timed_logits(model, clips, view, size, where, grid.batch_frames)
         cell = {
             **common,
-            "model": trained_name(settings["model"], entry.stage),
+            "model": entry.name,
             "stage": entry.stage,
-            "split": split,
+            "split": grid.split,
             "patch_f": size[0],
             "patch_t": size[1],
             "seconds": length,

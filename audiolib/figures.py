@@ -137,3 +137,29 @@ def spectrograms(examples: dict[str, np.ndarray], hop_ms: float) -> Figure:
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
     return figure
+
+
+def training_cost(rows: pl.DataFrame, order: list[str]) -> Figure:
+    """Accuracy at 16 x 16 over the multiply-accumulates of training: a point for each model, a map for each corpus.
+
+    Args:
+        rows: kept rows of a study.
+        order: models, in the order of the legend.
+    """
+    corpora = rows["corpus"].unique(maintain_order=True).to_list()
+    figure = Figure(figsize=(5.6 * len(corpora), 4.2), layout="constrained")
+    for axes, corpus in zip(np.atleast_1d(figure.subplots(1, len(corpora))), corpora, strict=True):
+        own = rows.filter(pl.col("corpus") == corpus)
+        for number, model in enumerate(order):
+            mine = own.filter(pl.col("model") == model)
+            home = mine.filter((pl.col("metric") == "accuracy") & (pl.col("patch_f") == 16) & (pl.col("patch_t") == 16))
+            cost = mine.filter(pl.col("metric") == "train_gmac")["value"]
+            if len(home) and len(cost):
+                spread = home["value"].std() if len(home) > 1 else 0.0
+                axes.errorbar(
+                    cost.mean() / 1e3, 100 * home["value"].mean(), 100 * spread, fmt="os^Dv"[number % 5], label=model
+                )
+        axes.set(title=corpus, xlabel="training cost (TMAC)", ylabel="accuracy at patch 16 (%)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return figure

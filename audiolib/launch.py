@@ -37,7 +37,7 @@ def train_stage(root: Path, stage: str, features: Path, start: Path | None, out:
         start = user_path(settings.start)
     job = Job(
         stage=stage,
-        recipe=_scaled(getattr(preset, stage), data.epochs_scale),
+        recipe=scaled(getattr(preset, stage), data.epochs_scale),
         settings=settings,
         architecture=preset.architecture.model_dump(mode="json", exclude_none=True),
         features=features,
@@ -50,7 +50,8 @@ def train_stage(root: Path, stage: str, features: Path, start: Path | None, out:
     run(job, attach(root).epoch)
 
 
-def _scaled(recipe: Recipe, scale: int) -> Recipe:
+def scaled(recipe: Recipe, scale: int) -> Recipe:
+    """The recipe with `scale` times as many epochs in every phase."""
     phases = [phase.model_copy(update={"epochs": phase.epochs * scale}) for phase in recipe.phases]
     steps = recipe.steps
     if steps is not None:

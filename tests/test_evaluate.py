@@ -12,7 +12,7 @@ import yaml
 
 from audiolib.batches import pack
 from audiolib.config.evaluation import EvaluateSection
-from audiolib.evaluate import Trained, sweep, trained_name
+from audiolib.evaluate import Trained, grid_of, run_columns, sweep, trained_name
 from audiolib.loader import read_split
 from audiolib.pretrained import load
 from audiolib.report import Sources, render
@@ -43,8 +43,13 @@ def settings() -> dict:
 
 @pytest.fixture(scope="module")
 def outcome(trained, small_features):
-    stages = [Trained(trained / stage, stage) for stage in ("pretrain", "finetune")]
-    return sweep(stages, small_features, SECTION, [0.32, 0.64], settings())
+    return measured(trained, ("pretrain", "finetune"), SECTION, [0.32, 0.64], small_features)
+
+
+def measured(trained: Path, stages: tuple[str, ...], section: EvaluateSection, seconds: list[float], features: Path):
+    """What the evaluate stage does, on folders of our own."""
+    entries = [Trained(trained / stage, stage, trained_name(settings()["model"], stage)) for stage in stages]
+    return sweep(entries, features, grid_of(section, seconds, settings()), run_columns(settings()))
 
 
 def test_every_cell_is_there_once(outcome):
@@ -82,7 +87,7 @@ def test_predictions_are_those_behind_the_accuracy_at_home(outcome):
 
 def test_the_home_cell_is_measured_even_if_nobody_asks(trained, small_features, tmp_path):
     section = EvaluateSection(split="test", patch_sizes=[(8, 16), (24, 16), (24, 16)], batch_frames=640)
-    found = sweep([Trained(trained / "finetune", "finetune")], small_features, section, [0.32], settings())
+    found = measured(trained, ("finetune",), section, [0.32], small_features)
     rows = table(found.rows)
     assert rows.select("patch_f", "patch_t", "seconds").n_unique() == len(rows) / 3 == 3 * 2
     write_outcome(tmp_path, rows, found.predictions, settings())
