@@ -1,0 +1,84 @@
+"""Studies: a run is done once, its rows are kept with their origin, and the tables say what the rows say."""
+
+import shutil
+import statistics
+
+import polars as pl
+import pytest
+import yaml
+
+from audiolib import evidence, study, study_tables
+from audiolib.errors import AudiolibError
+from tests.conftest import ROOT
+
+PHASE = {"compression": 1, "method": "none", "epochs": 1, "lr": 1.0e-3}
+SMALL = {
+    "question": "Does it run?",
+    "corpora": ["synthetic"],
+    "seeds": [1, 2],
+    "precision": "float32",
+    "patch_sizes": [16, 32],
+    "runs": [
+        {"name": "fixed", "preset": "ast", "recipe": {"phases": [PHASE]}},
+        {"name": "flexible", "preset": "flexi", "recipe": {"phases": [PHASE]}, "start": "fixed"},
+    ],
+}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/study/*.yaml")), ids=lambda path: path.stem)
+def test_every_study_names_what_exists_and_starts_from_earlier_runs(path, tmp_path):
+    found, earlier = study.read_study(path.stem), set()
+    for run in found.runs:
+        assert run.name not in earlier and (run.start is None or run.start in earlier)
+        earlier.add(run.name)
+        for corpus in found.corpora:
+            job = study.make_job(found, run, corpus, 1, tmp_path, None)
+            assert job.recipe.phases[-1].compression == 1
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of its own, with a corpus of ten clips a class."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    data = yaml.safe_load((tmp_path / "configs/data/synthetic.yaml").read_text())
+    data["source"]["clips_per_class"] = 10
+    (tmp_path / "configs/data/synthetic.yaml").write_text(yaml.safe_dump(data))
+    (tmp_path / "configs/study/small.yaml").write_text(yaml.safe_dump(SMALL))
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(study_tables, "RESULTS", tmp_path / "results")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_study_continues_and_its_tables_are_its_rows(project):
+    study.run_study("small", seeds=[1])
+    first = evidence.read_evidence("small")
+    study.run_study("small")
+    rows = evidence.read_evidence("small")
+    assert rows[: len(first)].equals(first), "a run that was done is not repeated"
+    cells = rows.filter(pl.col("metric") == "accuracy").select("model", "seed", "patch_t").rows()
+    assert sorted(cells) == sorted((m, s, p) for m in ("fixed", "flexible") for s in (1, 2) for p in (16, 32))
+    assert rows["commit"].null_count() == 0 and set(rows["command"]) == {"python -m audiolib.study small"}
+
+    study_tables.write("small")
+    page = (project / "results/small.md").read_text()
+    own = rows.filter((pl.col("metric") == "accuracy") & (pl.col("model") == "flexible") & (pl.col("patch_t") == 32))
+    values = [100 * value for value in own["value"]]
+    assert f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" in page
+    assert (project / "results/small.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_of_a_study_without_rows_say_what_to_run(project):
+    with pytest.raises(AudiolibError, match=r"run `python -m audiolib\.study small` first"):
+        study_tables.render("small")
+
+
+def test_a_start_that_no_earlier_run_makes_is_refused(project):
+    wrong = {**SMALL, "runs": [{**SMALL["runs"][1]}]}
+    (project / "configs/study/wrong.yaml").write_text(yaml.safe_dump(wrong))
+    found = study.read_study("wrong")
+    with pytest.raises(AudiolibError, match="flexible starts from fixed, which no earlier run makes"):
+        study._do("wrong", found, found.runs[0], "synthetic", 1, project, {})
