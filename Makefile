@@ -1,5 +1,6 @@
 # make repro: install, then the whole pipeline on the default corpus.   make test: install, then the tests.
-# make ui: the MLflow UI on the recorded runs.   PYTHON chooses the interpreter (3.11 or 3.12).
+# make ui: the MLflow UI on the recorded runs.   make gpu: all that needs a GPU, tests and benchmarks, in one go.
+# PYTHON chooses the interpreter (3.11 or 3.12).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install repro test ui lint
+.PHONY: install repro test ui lint gpu
 
 install: $(STAMP)
 
@@ -32,3 +33,8 @@ lint: $(STAMP)
 
 ui: $(STAMP)
 	python -m audiolib.tracking
+
+# Without the virtual environment, so that it runs with the torch that a GPU machine brings.
+gpu:
+	python3 -m pytest -m gpu tests/kernels tests/models
+	python3 -m audiolib.bench flexible packing --device cuda --keep

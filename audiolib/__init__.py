@@ -12,10 +12,11 @@ Capitals A B C D and delta belong to the state-space model only.
 Reading order, from a wav file to a result matrix
     corpora/    which clips there are        frontend.py  wav -> log-mel
     shards.py   log-mel on disk              batches.py   clips laid end to end
+    views.py    how a clip is shown          packing.py   which clips share a pack
     loader.py   shards -> batches            models/      batch -> logits
-    phases.py   patch draws, losses          optim.py     optimiser, schedule
+    epochs.py   the plan of an epoch         phases.py    patch draws, losses
     train.py    the loop                     launch.py    one process or many
-    evaluate.py patch x length sweep         results.py   tidy rows
+    evaluate.py patch x length x hop sweep   results.py   tidy rows
     tracking.py rows -> MLflow               report.py    rows -> report.html
 """
 

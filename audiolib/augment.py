@@ -37,6 +37,14 @@ def roll(mel: np.ndarray, most: int, random: Random) -> np.ndarray:
     return np.roll(mel, int(random.integers(-most, most + 1)), axis=0)
 
 
+def trim(mel: np.ndarray, most: int, random: Random) -> np.ndarray:
+    """Cut off up to `most` frames at the start: what `roll` is for clips with silence at their ends.
+
+    Without either, a clip would be cut into the same patches in every epoch.
+    """
+    return mel[int(random.integers(min(most, len(mel) - 1) + 1)) :]
+
+
 def add_noise(mel: np.ndarray, most: float, random: Random) -> np.ndarray:
     """Add uniform noise whose level is itself drawn from 0 to `most`."""
     return mel + (random.random(mel.shape, dtype=np.float32) * np.float32(random.uniform(0, most))).astype(mel.dtype)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -18,35 +17,48 @@ class Batch:
         stretch: hop of each clip's frames over the hop that the model's positions are counted in; 2 where two frames
             were pooled into one. A position is a time, whatever the resolution.
         target: (m, c) class probabilities (or 0/1 per label for multi-label corpora); null when unknown.
+        draws: a random number for each clip, which decides what training drops of it; empty when nothing is dropped.
+        weight: what the batch's mean loss counts for among the workers' batches of a step: with it their mean is the
+            mean over all clips.
     """
 
     mel: Tensor
     lengths: tuple[int, ...]
     stretch: tuple[float, ...]
     target: Tensor | None = None
+    draws: tuple[int, ...] = ()
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         if sum(self.lengths) != len(self.mel) or len(self.lengths) != len(self.stretch):
             raise ValueError(f"{len(self.mel)} frames, {len(self.stretch)} stretches, but lengths {self.lengths}")
+        if self.draws and len(self.draws) != len(self.lengths):
+            raise ValueError(f"{len(self.draws)} draws for {len(self.lengths)} clips")
 
     def __len__(self) -> int:
         return len(self.lengths)
-
-    @property
-    def starts(self) -> list[int]:
-        """First frame of each clip."""
-        return [0, *accumulate(self.lengths)][:-1]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         target = None if self.target is None else self.target.to(device, non_blocking=True)
         return replace(self, mel=self.mel.to(device, non_blocking=True), target=target)
 
+    def pin_memory(self) -> "Batch":
+        """The same batch where a GPU can fetch it while the host goes on; torch's DataLoader calls this."""
+        target = None if self.target is None else self.target.pin_memory()
+        return replace(self, mel=self.mel.pin_memory(), target=target)
 
-def pack(clips: Sequence[Tensor], target: Tensor | None = None, stretch: Sequence[float] | None = None) -> Batch:
+
+def pack(
+    clips: Sequence[Tensor],
+    target: Tensor | None = None,
+    stretch: Sequence[float] | None = None,
+    draws: tuple[int, ...] = (),
+    weight: float = 1.0,
+) -> Batch:
     """Lay clips of (t, f) end to end."""
     lengths = tuple(len(clip) for clip in clips)
-    return Batch(torch.cat(list(clips)), lengths, tuple(stretch or [1.0] * len(clips)), target)
+    return Batch(torch.cat(list(clips)), lengths, tuple(stretch or [1.0] * len(clips)), target, draws, weight)
 
 
 def pooled(mel: Tensor, factor: int, method: str) -> Tensor:

@@ -68,7 +68,7 @@ def from_timm_vit(state: Mapping[str, Tensor]) -> State:
     grid = places[len(prefix) :].reshape(side, side, -1)
     return found | {
         "embed.weight": kernel.sum(1),
-        "embed.positions": grid,
+        "embed.positions.grid": grid,
         "prefix": prefix,
         "prefix_positions": places[: len(prefix)],
     }
@@ -108,7 +108,7 @@ def from_hugging_face_ast(state: Mapping[str, Tensor], config: Mapping[str, Any]
     bands = (made.mel_bins - size) // stride[0] + 1
     return made, found | {
         "embed.weight": kernel.sum(1),
-        "embed.positions": places[2:].unflatten(0, (bands, -1)),
+        "embed.positions.grid": places[2:].unflatten(0, (bands, -1)),
         "prefix": torch.cat([token[0] for token in tokens]),
         "prefix_positions": places[:2],
     }
@@ -121,13 +121,14 @@ def to_hugging_face_ast(model: SpectrogramTransformer, classes: list[str]) -> tu
         AudiolibError: transformers' AST cannot compute this model: it has two prefix tokens, square patches, a fixed
             length and no padded border.
     """
-    config, (bands, steps) = model.config, model.embed.positions.shape[:2]
+    config, (bands, steps) = model.config, model.embed.positions.grid.shape[:2]
     stride = tuple(model.embed.step(config.patch, axis) for axis in (0, 1))
     whole = [(length - config.patch[a]) % stride[a] == 0 for a, length in enumerate((config.mel_bins, config.frames))]
-    if config.prefix_tokens != 2 or config.patch[0] != config.patch[1] or not (config.border == "crop" or all(whole)):
+    plain = config.prefix_tokens == 2 and config.layout == "grid" and config.attention_scale is None
+    if not plain or config.patch[0] != config.patch[1] or not (config.border == "crop" or all(whole)):
         raise AudiolibError(
-            "Hugging Face's AST has two prefix tokens, square patches and drops what does not fill a patch; make the "
-            "model with prefix_tokens: 2, and with border: crop where patches do not fill the spectrogram"
+            "Hugging Face's AST has two prefix tokens, a position grid, square patches, and drops what does not fill "
+            "one; make the model with prefix_tokens: 2, and with border: crop where patches do not fill the spectrogram"
         )
     values = {
         "architectures": ["ASTForAudioClassification"],
@@ -149,7 +150,7 @@ def to_hugging_face_ast(model: SpectrogramTransformer, classes: list[str]) -> tu
     }
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     lead = "audio_spectrogram_transformer"
-    grid = weights["embed.positions"].reshape(bands * steps, -1)
+    grid = weights["embed.positions.grid"].reshape(bands * steps, -1)
     found = {
         f"{lead}.embeddings.cls_token": weights["prefix"][:1][None],
         f"{lead}.embeddings.distillation_token": weights["prefix"][1:][None],

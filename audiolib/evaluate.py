@@ -1,7 +1,8 @@
-"""The sweep: every patch size x clip length for every model that a run has trained."""
+"""The sweep: every patch size x clip length, and every hop, for every model that a run has trained."""
 
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,14 @@ import numpy as np
 import torch
 
 from audiolib.files import digest
-from audiolib.loader import Clips, View, eval_batches, read_split
+from audiolib.loader import Clips, eval_batches, read_split
 from audiolib.metrics import accuracy, d_prime, mean_average_precision, wilson_interval
 from audiolib.models import SpectrogramTransformer
 from audiolib.predict import BATCH_FRAMES, pick_device
-from audiolib.pretrained import load, load_card
+from audiolib.pretrained import Card, load, load_card
 from audiolib.progress import track
 from audiolib.results import as_size, home, patch_name
+from audiolib.views import View
 
 if TYPE_CHECKING:
     from audiolib.config.evaluation import EvaluateSection
@@ -33,18 +35,27 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """One shape: patch (bands, frames that the model sees), clip length, and hop; null = the hop it was trained at."""
+
+    patch: Size
+    seconds: float
+    hop_ms: float | None = None
+
+
+@dataclass(frozen=True)
 class Grid:
-    """What is measured: every patch size (bands, frames that the model sees) at every clip length in seconds."""
+    """What is measured: a split of the corpus at each of these shapes; predictions are kept at `seconds`."""
 
     split: str
-    patch_sizes: list[Size]
-    seconds: list[float]
+    cells: list[Cell]
+    seconds: float
     batch_frames: int = BATCH_FRAMES
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The rows of a sweep, and what each model says of each clip at the patch size and length it was trained at.
+    """The rows of a sweep, and what each model says of each clip at its own patch size and hop.
 
     A prediction has stage, id, actual and predicted; multi-label corpora have none.
     """
@@ -54,10 +65,15 @@ class Outcome:
 
 
 def grid_of(section: "EvaluateSection", seconds: list[float], settings: dict[str, Any]) -> Grid:
-    """The grid of a pipeline pass. Where its models are at home is always in it: all curves pass through there."""
-    own_patch, own_seconds = home(settings)
-    patch_sizes = sorted({*section.patch_sizes, own_patch})
-    return Grid(section.split, patch_sizes, sorted({*seconds, own_seconds}), section.batch_frames)
+    """The grid of a pipeline pass: every patch size x length, and a line of hops.
+
+    Where its models are at home is always in it: all curves pass through there.
+    """
+    own = home(settings)
+    sizes, lengths = sorted({*section.patch_sizes, own.patch}), sorted({*seconds, own.seconds})
+    cells = [Cell(size, length) for length in lengths for size in sizes]
+    cells += [Cell(own.patch, own.seconds, hop) for hop in section.hops_ms]
+    return Grid(section.split, cells, own.seconds, section.batch_frames)
 
 
 def run_columns(settings: dict[str, Any]) -> dict[str, Any]:
@@ -66,44 +82,62 @@ def run_columns(settings: dict[str, Any]) -> dict[str, Any]:
     return {"run": digest([run, settings["model"], settings["data"]]), "corpus": run["data"], "seed": run["seed"]}
 
 
+def view_of(card: Card, cell: Cell) -> View:
+    """How a cell shows clips to a model: padded if it was trained so, at the cell's hop or at its own compression."""
+    stored = card.frontend["hop_ms"]
+    view = View(max(1, round(cell.seconds * 1000 / stored)), padded=card.padded)
+    if cell.hop_ms is None:
+        return view.coarser(card.compression, card.method)
+    return replace(view, hop=cell.hop_ms / stored)
+
+
 def sweep(trained: list[Trained], features: Path, grid: Grid, common: dict[str, Any], device: str = "auto") -> Outcome:
     """Measure every model at every cell of a grid.
 
     Args:
         trained: the models.
         features: features folder.
-        grid: clips are cut, or padded, to each of its lengths.
+        grid: clips are cut to each of its lengths, and padded for a model that was trained on padded ones.
         common: columns that all rows share.
         device: where to compute.
     """
     where = pick_device(device)
-    cells = [(entry, length, size) for entry in trained for length in grid.seconds for size in grid.patch_sizes]
+    models = {entry.folder: (load(entry.folder, str(where)), load_card(entry.folder)) for entry in trained}
+    asked: dict[tuple[Trained, Size, float, float], tuple[Cell, View]] = {}
+    for entry in trained:
+        for cell in grid.cells:  # A cell that asks for the hop that a model has anyway is not measured twice.
+            view = view_of(models[entry.folder][1], cell)
+            asked.setdefault((entry, cell.patch, cell.seconds, view.stretch), (cell, view))
+    clips = read_split(features, grid.split, any(view.needs_sound for _, view in asked.values()))
     rows: list[dict[str, Any]] = []
     predictions: list[dict[str, str]] = []
-    models = {entry.folder: (load(entry.folder, str(where)), load_card(entry.folder)) for entry in trained}
-    sound = any(View(1, card.compression, card.method).needs_sound for _, card in models.values())
-    clips = read_split(features, grid.split, sound)
-    for entry, length, size in track(cells, "evaluate", total=len(cells), unit="cell"):
+    for (entry, size, _, _), (cell, view) in track(asked.items(), "evaluate", total=len(asked), unit="cell"):
         model, card = models[entry.folder]
-        view = View(max(1, round(length * 1000 / card.frontend["hop_ms"])), card.compression, card.method)
         logits, ms = _timed_logits(model, clips, view, size, where, grid.batch_frames)
-        cell = {
+        told = {
             **common,
             "model": entry.name,
             "stage": entry.stage,
             "split": grid.split,
             "patch_f": size[0],
             "patch_t": size[1],
-            "seconds": length,
-            "hop_ms": card.frontend["hop_ms"] * view.hop * view.pool,
+            "seconds": cell.seconds,
+            "hop_ms": card.frontend["hop_ms"] * view.stretch,
             "n": len(clips),
-            "gmac": model.macs(view.seen, size) / 1e9,
+            "gmac": _gmac(model, clips, view, size),
             "ms": ms,
         }
-        rows.extend({**cell, **measured} for measured in measure(logits, clips.target, card.multi_label))
-        if size == card.patch and view.frames == card.frames and not card.multi_label:
+        rows.extend({**told, **measured} for measured in measure(logits, clips.target, card.multi_label))
+        if size == card.patch and cell.seconds == grid.seconds and cell.hop_ms is None and not card.multi_label:
             predictions.extend({"stage": entry.stage, **said} for said in _predictions(clips, logits, card.classes))
     return Outcome(rows, predictions)
+
+
+def _gmac(model: SpectrogramTransformer, clips: Clips, view: View, size: Size) -> float:
+    """Mean over the clips, each as long as it is shown."""
+    frames = [view.frames if view.padded else min(view.frames, len(mel)) for mel in clips.mel]
+    shown = Counter(replace(view, frames=n).seen for n in frames)
+    return sum(count * model.macs(seen, size) for seen, count in shown.items()) / len(clips) / 1e9
 
 
 def _predictions(clips: Clips, logits: np.ndarray, classes: list[str]) -> list[dict[str, str]]:

@@ -42,7 +42,9 @@ class Progress:
     batch: int = 0
     step: int = 0
     loss_sum: float = 0.0
+    efficiency: float = 1.0
     gmac: float = 0.0
+    tokens: int = 0
     elapsed: float = 0.0
     best: float = -math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -50,8 +52,8 @@ class Progress:
 
 # The files that decide what a step computes; a checkpoint made by others is not continued.
 _CODE = (
-    *("train.py", "loader.py", "batches.py", "augment.py", "optim.py", "phases.py", "predict.py", "metrics.py"),
-    *("rng.py", "start.py", "convert.py", "models/*.py", "kernels/*/*.py"),
+    *("train.py", "epochs.py", "views.py", "packing.py", "loader.py", "batches.py", "augment.py", "optim.py"),
+    *("phases.py", "predict.py", "metrics.py", "rng.py", "start.py", "convert.py", "models/*.py", "kernels/*/*.py"),
 )
 
 

@@ -1,4 +1,4 @@
-"""What a training phase makes of a recipe: which patch a step uses, which view of the clips, what its loss is."""
+"""What a training phase makes of a recipe: which patch a step uses, what its loss is."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,6 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, logsigmoid
 
-from audiolib.loader import View
 from audiolib.rng import rng
 
 if TYPE_CHECKING:
@@ -23,11 +22,6 @@ def draw_patch(recipe: "Recipe", phase: "Phase", seed: int, step: int) -> tuple[
 def phase_patch(size: tuple[int, int], phase: "Phase") -> tuple[int, int]:
     """Patchification makes patches wider in time instead of frames fewer (papers.md 3.1)."""
     return (size[0], size[1] * int(phase.compression)) if phase.method == "patchify" else size
-
-
-def phase_view(frames: int, phase: "Phase") -> View:
-    """Clips of `frames` full-resolution frames at the phase's compression."""
-    return View(frames, phase.compression, phase.method)
 
 
 def loss_of(logits: Tensor, target: Tensor | None, multi_label: bool, smoothing: float) -> Tensor:

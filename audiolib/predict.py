@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from audiolib.errors import AudiolibError
-from audiolib.loader import Clips, View, eval_batches
+from audiolib.loader import Clips, eval_batches
 from audiolib.models import SpectrogramTransformer
+from audiolib.views import View
 
 BATCH_FRAMES = 8192
 
@@ -16,12 +17,13 @@ def scores(
     view: View,
     patch: tuple[int, int],
     device: torch.device,
-    batch_frames: int = BATCH_FRAMES,
+    *,
+    bf16: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits and targets (clips, c) of a whole split at one shape."""
     model.eval()
-    with torch.inference_mode():
-        logits = [model(batch.to(device), patch).float().cpu() for batch in eval_batches(clips, view, batch_frames)]
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        logits = [model(batch.to(device), patch).float().cpu() for batch in eval_batches(clips, view, BATCH_FRAMES)]
     return torch.cat(logits).numpy(), clips.target
 
 

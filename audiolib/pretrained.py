@@ -21,7 +21,8 @@ class Card:
     """What a model was made for: its classes, its log-mel settings, and the shape that its training ended at.
 
     `frontend` has sample_rate, mel_bins, window_ms, hop_ms, mean and std; `patch`, `frames`, `compression` and
-    `method` are those of the last training phase.
+    `method` are those of the last training phase. `padded` models saw every clip at `frames` frames, others at its own
+    length up to that.
     """
 
     classes: list[str]
@@ -31,6 +32,7 @@ class Card:
     frames: int
     compression: float
     method: str
+    padded: bool = True
 
 
 def save_pretrained(model: SpectrogramTransformer, card: Card, folder: Path) -> None:

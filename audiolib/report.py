@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from audiolib import figures
 from audiolib.files import disk_errors, write_text
-from audiolib.results import as_size, at_home, home, main_metric, matrix, patch_name, read_rows
+from audiolib.results import Home, as_size, at_home, at_own_hop, home, main_metric, matrix, patch_name, read_rows
 from audiolib.shards import ShardFolder
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -33,9 +33,9 @@ def render(sources: Sources, out: Path, classes_shown: int) -> None:
     rows = read_rows(sources.evaluate)
     metric = main_metric(rows)
     params, preset = sources.settings["params"], sources.settings["model"]
-    own_patch, own_seconds = home(sources.settings)
+    own = home(sources.settings)
     titles = {stage: _title(stage, preset) for stage in sources.stages if stage in rows["stage"]}
-    drawn = _figures(sources, rows, metric, titles, own_patch, own_seconds, classes_shown)
+    drawn = _figures(sources, rows, metric, titles, own, classes_shown)
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():
         with disk_errors(out):
@@ -44,10 +44,12 @@ def render(sources: Sources, out: Path, classes_shown: int) -> None:
     text = page.render(
         title=f"{params['model']} on {params['data']}",
         subtitle=f"{rows['n'][0]} {rows['split'][0]} clips, seed {params['seed']}, {preset['architecture']['name']}",
-        tiles=_tiles(rows, metric, own_patch, own_seconds),
+        tiles=_tiles(at_own_hop(rows, own), metric, own),
         sections=_sections(drawn, metric),
         metric=metric,
-        cells=rows.filter(pl.col("metric") == metric).sort("stage", "patch_f", "patch_t", "seconds").rows(named=True),
+        cells=rows.filter(pl.col("metric") == metric)
+        .sort("stage", "patch_f", "patch_t", "seconds", "hop_ms")
+        .rows(named=True),
         settings=yaml.safe_dump(sources.settings, sort_keys=False),
     )
     write_text(out / "report.html", text)
@@ -58,19 +60,19 @@ def _figures(
     rows: pl.DataFrame,
     metric: str,
     titles: dict[str, str],
-    own_patch: tuple[int, int],
-    own_seconds: float,
+    own: Home,
     classes_shown: int,
 ) -> dict[str, Figure]:
-    at_length, at_patch = (at_home(rows, axis, own_patch, own_seconds) for axis in ("patch", "length"))
+    over_patch, over_length, over_hop = (at_home(rows, axis, own) for axis in ("patch", "length", "hop"))
     sizes = _trained_sizes(sources.settings["model"])
     history = [row for folder in sources.stages.values() for row in _history(folder / "history.csv")]
     shards = ShardFolder(sources.features)
     drawn = {
-        "matrix": figures.heat_maps(rows, metric, titles),
-        "patch": figures.curve(at_length, metric, "patch_t", "patch size", titles, sizes),
-        "length": figures.curve(at_patch, metric, "seconds", "clip length (s)", titles, [own_seconds]),
-        "compute": figures.curve(at_length, metric, "gmac", "multiply-accumulates per clip (G)", titles, []),
+        "matrix": figures.heat_maps(at_own_hop(rows, own), metric, titles),
+        "patch": figures.curve(over_patch, metric, "patch_t", "patch size", titles, sizes),
+        "length": figures.curve(over_length, metric, "seconds", "clip length (s)", titles, [own.seconds]),
+        "hop": figures.curve(over_hop, metric, "hop_ms", "hop (ms)", titles, _trained_hops(sources.settings)),
+        "compute": figures.curve(over_patch, metric, "gmac", "multiply-accumulates per clip (G)", titles, []),
         "training": figures.training(history),
         "spectrograms": figures.spectrograms(_examples(shards, classes_shown), shards.frontend["hop_ms"]),
     }
@@ -84,14 +86,15 @@ def _figures(
 def _sections(drawn: dict[str, Figure], metric: str) -> list[dict[str, Any]]:
     texts = {
         "Patch size x clip length": (
-            f"{metric.capitalize()} in per cent. Both models see the same test clips, cut or padded to each length. "
-            "Patches of a size that a model does not store come from its resized kernel, without training.",
+            f"{metric.capitalize()} in per cent. Both models see the same test clips, cut to each length; a shorter "
+            "clip is padded, or kept as it is for a model that was trained so. Patches of a size that a model does not "
+            "store come from its resized kernel, without training.",
             ["matrix"],
         ),
         "One axis at a time": (
             "Dotted lines mark what the last stage was trained at; bands are 95 % intervals. The last figure is the "
             "training: what each epoch reached for what had been spent by then.",
-            ["patch", "length", "compute", "training"],
+            ["patch", "length", "hop", "compute", "training"],
         ),
         "What is taken for what": ("The last model at its own patch size and length.", ["confusion"]),
         "What it hears": ("The first training clip of each class, as log-mel.", ["spectrograms"]),
@@ -108,20 +111,19 @@ def _sections(drawn: dict[str, Figure], metric: str) -> list[dict[str, Any]]:
     ]
 
 
-def _tiles(rows: pl.DataFrame, metric: str, patch: tuple[int, int], seconds: float) -> list[dict[str, str]]:
+def _tiles(rows: pl.DataFrame, metric: str, own: Home) -> list[dict[str, str]]:
     """The numbers to remember: at home, and over foreign patch sizes."""
     tiles = []
     for stage in rows["stage"].unique(maintain_order=True):
         names, lengths, values = matrix(rows, stage, metric)
-        if seconds not in lengths:
+        if own.seconds not in lengths:
             continue
-        line = [values[place][lengths.index(seconds)] for place in range(len(names))]
+        line = [values[place][lengths.index(own.seconds)] for place in range(len(names))]
         known = [value for value in line if value is not None]
-        own = patch_name(*patch)
-        if own in names and line[names.index(own)] is not None:
-            tiles.append(
-                {"value": f"{100 * line[names.index(own)]:.1f} %", "text": f"{stage}: {metric} at patch {patch[0]}"}
-            )
+        name = patch_name(*own.patch)
+        if name in names and line[names.index(name)] is not None:
+            there = line[names.index(name)]
+            tiles.append({"value": f"{100 * there:.1f} %", "text": f"{stage}: {metric} at patch {own.patch[0]}"})
         tiles.append({"value": f"{100 * float(np.mean(known)):.1f} %", "text": f"{stage}: mean over all patch sizes"})
     return tiles
 
@@ -139,6 +141,11 @@ def _title(stage: str, preset: dict[str, Any]) -> str:
 
 def _trained_sizes(preset: dict[str, Any]) -> list[float]:
     return [float(as_size(size)[1]) for size in preset["finetune"]["patch_sizes"]]
+
+
+def _trained_hops(settings: dict[str, Any]) -> list[float]:
+    packing = settings["model"]["finetune"].get("packing")
+    return packing["hops_ms"] if packing else [home(settings).hop_ms["finetune"]]
 
 
 def _history(path: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Result rows: numbers are born tidy, one metric of one cell a row, and become matrices only to be shown."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,23 @@ def as_size(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def home(settings: dict[str, Any]) -> tuple[tuple[int, int], float]:
-    """The patch size and clip length (seconds) that a run's models are at home at."""
-    return as_size(settings["model"]["architecture"].get("patch", 16)), float(settings["data"]["seconds"])
+@dataclass(frozen=True)
+class Home:
+    """Where a run's models are at home: patch size, clip length, and the hop that each stage was trained at."""
+
+    patch: tuple[int, int]
+    seconds: float
+    hop_ms: dict[str, float]
+
+
+def home(settings: dict[str, Any]) -> Home:
+    """The home of a pipeline pass, from its params and presets."""
+    stored, hops = float(settings["params"]["features"]["hop_ms"]), {}
+    for stage in ("pretrain", "finetune"):
+        last = (settings["model"][stage]["phases"] or [{"compression": 1, "method": "none"}])[-1]
+        hops[stage] = stored * (1 if last["method"] == "patchify" else last["compression"])
+    patch = as_size(settings["model"]["architecture"].get("patch", 16))
+    return Home(patch, float(settings["data"]["seconds"]), hops)
 
 
 def main_metric(rows: pl.DataFrame) -> str:
@@ -86,47 +101,61 @@ def main_metric(rows: pl.DataFrame) -> str:
     return "accuracy" if "accuracy" in rows["metric"] else "map"
 
 
-def at_home(rows: pl.DataFrame, axis: str, patch: tuple[int, int], seconds: float) -> pl.DataFrame:
-    """The rows of the main metric along `patch` (at the home length) or along `length` (at the home patch)."""
+def at_own_hop(rows: pl.DataFrame, own: Home) -> pl.DataFrame:
+    """Rows of each stage at the hop it was trained at: the patch x length matrix without the line of hops."""
+    wanted = [(pl.col("stage") == stage) & ((pl.col("hop_ms") - hop).abs() < 1e-6) for stage, hop in own.hop_ms.items()]
+    return rows.filter(pl.any_horizontal(wanted))
+
+
+def at_home(rows: pl.DataFrame, axis: str, own: Home) -> pl.DataFrame:
+    """The rows of the main metric along `patch`, `length` or `hop`, the other two being at home."""
     chosen = rows.filter(pl.col("metric") == main_metric(rows))
-    if axis == "patch":
-        return chosen.filter(pl.col("seconds") == seconds).sort("stage", "patch_t", "patch_f")
-    return chosen.filter((pl.col("patch_f") == patch[0]) & (pl.col("patch_t") == patch[1])).sort("stage", "seconds")
+    if axis != "hop":
+        chosen = at_own_hop(chosen, own)
+    if axis != "length":
+        chosen = chosen.filter(pl.col("seconds") == own.seconds)
+    if axis != "patch":
+        chosen = chosen.filter((pl.col("patch_f") == own.patch[0]) & (pl.col("patch_t") == own.patch[1]))
+    return chosen.sort("stage", *AXES[axis])
 
 
-def summary(rows: pl.DataFrame, patch: tuple[int, int], seconds: float) -> dict[str, dict[str, Any]]:
-    """For each stage: the main metric at home, by patch, by length; the mean over patches; the worst over the best."""
+AXES = {"patch": ["patch_t", "patch_f"], "length": ["seconds"], "hop": ["hop_ms"]}
+
+
+def summary(rows: pl.DataFrame, own: Home) -> dict[str, dict[str, Any]]:
+    """For each stage: the main metric at home, by patch, length and hop; the mean over patches; worst over best."""
     metric, found = main_metric(rows), {}
     for stage in rows["stage"].unique(maintain_order=True):
-        own = rows.filter(pl.col("stage") == stage)
-        by_patch = {
-            patch_name(r["patch_f"], r["patch_t"]): r["value"]
-            for r in at_home(own, "patch", patch, seconds).rows(named=True)
-        }
-        by_length = {f"{r['seconds']:g}s": r["value"] for r in at_home(own, "length", patch, seconds).rows(named=True)}
+        mine = rows.filter(pl.col("stage") == stage)
+        by_patch = {patch_name(r["patch_f"], r["patch_t"]): r["value"] for r in _line(mine, "patch", own)}
         values = list(by_patch.values())
         found[stage] = {
-            metric: by_patch.get(patch_name(*patch)),
+            metric: by_patch.get(patch_name(*own.patch)),
             "by_patch": by_patch,
-            "by_length": by_length,
+            "by_length": {f"{r['seconds']:g}s": r["value"] for r in _line(mine, "length", own)},
+            "by_hop": {f"{r['hop_ms']:g}ms": r["value"] for r in _line(mine, "hop", own)},
             "patch_mean": sum(values) / len(values) if values else None,
             "patch_worst_over_best": min(values) / max(values) if values and max(values) else None,
         }
     return found
 
 
+def _line(rows: pl.DataFrame, axis: str, own: Home) -> list[dict[str, Any]]:
+    return at_home(rows, axis, own).rows(named=True)
+
+
 def write_outcome(
     folder: Path, rows: pl.DataFrame, predictions: list[dict[str, str]], settings: dict[str, Any]
 ) -> None:
     """All files of an evaluation: rows, predictions, a table for each curve, and the summary for `dvc metrics`."""
-    patch, seconds = home(settings)
+    own = home(settings)
     write_rows(folder, rows)
     columns = ("stage", "id", "actual", "predicted")
     said = pl.DataFrame(predictions, schema=dict.fromkeys(columns, pl.String))
     write_text(folder / "predictions.csv", said.write_csv())
-    for axis, columns in (("patch", ["patch_f", "patch_t"]), ("length", ["seconds"])):
-        line = at_home(rows, axis, patch, seconds).select(*columns, "stage", "value")
+    for axis, columns in AXES.items():
+        line = at_home(rows, axis, own).select(*columns, "stage", "value")
         write_text(
             folder / f"by_{axis}.csv", line.pivot("stage", index=columns, values="value").write_csv(float_precision=6)
         )
-    write_json(folder / "metrics.json", summary(rows, patch, seconds))
+    write_json(folder / "metrics.json", summary(rows, own))

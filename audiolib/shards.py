@@ -186,6 +186,18 @@ def _arrays(table: pa.Table, name: str) -> list[np.ndarray]:
     return [values[first:last] for first, last in pairwise(offsets)]
 
 
+def column_bytes(folder: Path) -> dict[str, int]:
+    """Compressed bytes of each column over all shards of a folder."""
+    held: dict[str, int] = {}
+    for path in sorted(folder.glob("part-*.parquet")):
+        shard = pq.read_metadata(path)
+        groups = [shard.row_group(number) for number in range(shard.num_row_groups)]
+        for column in (group.column(place) for group in groups for place in range(group.num_columns)):
+            name = column.path_in_schema.split(".")[0]
+            held[name] = held.get(name, 0) + column.total_compressed_size
+    return held
+
+
 def index_entry(shard: ShardInfo) -> dict[str, Any]:
     """A shard as index.json holds it."""
     return asdict(shard)

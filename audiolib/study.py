@@ -19,7 +19,7 @@ from audiolib.config.study import Study, StudyRun
 from audiolib.config.training import Architecture, ModelPreset, Recipe, TrainSection
 from audiolib.corpora.prepare import prepare
 from audiolib.errors import AudiolibError, run_main
-from audiolib.evaluate import Grid, Trained, sweep
+from audiolib.evaluate import Cell, Grid, Trained, sweep
 from audiolib.evidence import append_rows, read_evidence
 from audiolib.features import extract
 from audiolib.files import digest, lock, read_json, scratch_folder, write_text
@@ -58,6 +58,7 @@ def _do(name: str, study: Study, run: StudyRun, corpus: str, seed: int, features
         [
             job.recipe.model_dump(mode="json"),
             job.architecture,
+            job.seconds,
             seed,
             study.precision,
             str(job.start and job.start.name),
@@ -90,11 +91,17 @@ def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path
         stage="finetune",
         recipe=scaled(recipe, data.epochs_scale),
         settings=TrainSection(
-            num_workers=1, device="auto", precision=study.precision, checkpoint_seconds=120, start=None
+            num_workers=1,
+            device="auto",
+            precision=study.precision,
+            attention="auto",
+            loader_processes=None,
+            checkpoint_seconds=120,
+            start=None,
         ),
         architecture=architecture.model_dump(mode="json", exclude_none=True),
         features=features,
-        seconds=data.seconds,
+        seconds=run.seconds or data.seconds,
         seed=seed,
         start=start,
         out=Path(),
@@ -110,13 +117,17 @@ def _measure(
     study: Study, run: StudyRun, corpus: str, seed: int, features: Path, out: Path, key: str
 ) -> list[dict[str, Any]]:
     seconds = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus).seconds
-    grid = Grid("test", sorted(study.patch_sizes), [seconds])
+    cells = [Cell(size, seconds) for size in sorted(study.patch_sizes)]
+    cells += [Cell((16, 16), length) for length in study.seconds if length != seconds]
+    cells += [Cell((16, 16), seconds, hop) for hop in study.hops_ms]
+    grid = Grid("test", cells, seconds)
     common = {"run": key, "corpus": corpus, "seed": seed}
     rows = sweep([Trained(out, "finetune", run.name)], features, grid, common).rows
     training = read_json(out / "training.json")
     cost = {
         "valid_score": training["valid_score"],
         "train_gmac": training["gmac"],
+        "train_tokens": training["tokens"],
         "train_seconds": float((out / "wall_seconds.txt").read_text()),
     }
     own = {**common, "model": run.name, "stage": "finetune"}

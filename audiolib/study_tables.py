@@ -1,11 +1,13 @@
-"""The tables of a study, from its kept rows: `docs/results/<name>.md`.
+"""The tables of a study, from its kept rows, and the notes on it: `docs/results/<name>.md`.
 
 python -m audiolib.study_tables flexi
 """
 
+import math
 import statistics
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import polars as pl
 
@@ -39,13 +41,14 @@ def render(name: str) -> str:
     for corpus in [corpus for corpus in study.corpora if corpus in rows["corpus"]]:
         own = rows.filter(pl.col("corpus") == corpus)
         seeds, clips = _distinct(own, "seed"), own["n"].drop_nulls().max()
-        parts += [
-            f"## {corpus}",
-            f"Seeds {', '.join(seeds)}; {clips} test clips. Accuracy in % at each patch size:",
-            _accuracy_table(own, order),
-            f"Cost of training; the ratios are to `{order[0]}`:",
-            _cost_table(own, order),
-        ]
+        parts += [f"## {corpus}", f"Seeds {', '.join(seeds)}; {clips} test clips. Accuracy in %."]
+        for axis, values in _axes(own).items():
+            if len(values) > 1:
+                parts += [f"Over {axis}:", _accuracy_table(own, axis, values, order)]
+        parts += [f"Cost of training; the ratios are to `{order[0]}`:", _cost_table(own, order)]
+    notes = RESULTS / f"{name}.notes.md"
+    if notes.exists():
+        parts.append(notes.read_text(encoding="utf-8").strip())
     return "\n\n".join(parts) + "\n"
 
 
@@ -53,28 +56,50 @@ def _distinct(rows: pl.DataFrame, column: str) -> list[str]:
     return [str(value) for value in rows[column].unique().sort()]
 
 
-def _accuracy_table(rows: pl.DataFrame, order: list[str]) -> str:
+_COLUMNS = {"patch size": ("patch_f", "patch_t"), "clip length": ("seconds",), "hop": ("hop_ms",)}
+
+
+def _axes(rows: pl.DataFrame) -> dict[str, list[tuple[Any, ...]]]:
+    """The values that each axis was measured at."""
     found = rows.filter(pl.col("metric") == "accuracy")
-    sizes = sorted(set(found.select("patch_f", "patch_t").rows()), key=lambda size: (size[0] * size[1], size))
-    lines = [["model", *(patch_name(*size) for size in sizes)]]
+    return {axis: sorted(set(found.select(*names).rows())) for axis, names in _COLUMNS.items()}
+
+
+def _accuracy_table(rows: pl.DataFrame, axis: str, values: list[tuple[Any, ...]], order: list[str]) -> str:
+    """One line a model: accuracy along an axis, the others being where most of the model's rows are; mean last."""
+    found = rows.filter(pl.col("metric") == "accuracy")
+    lines = [["model", *(_label(axis, value) for value in values), "mean"]]
     for model in [model for model in order if model in found["model"]]:
         own = found.filter(pl.col("model") == model)
-        cells = [own.filter((pl.col("patch_f") == f) & (pl.col("patch_t") == t))["value"] for f, t in sizes]
-        lines.append([model, *(_spread([100 * value for value in cell]) for cell in cells)])
+        for other in (name for names in _COLUMNS.values() for name in names if name not in _COLUMNS[axis]):
+            if axis != "hop" or other != "hop_ms":
+                own = own.filter(pl.col(other) == own[other].mode().sort()[0])
+        cells = []
+        for value in values:
+            here = [pl.col(name) == part for name, part in zip(_COLUMNS[axis], value, strict=True)]
+            cells.append(own.filter(*here).unique(["seed"])["value"].to_list())
+        mean = statistics.mean([v for cell in cells for v in cell]) if any(cells) else math.nan
+        lines.append([model, *(_spread([100 * v for v in cell]) for cell in cells), f"{100 * mean:.1f}"])
     return _markdown(lines)
 
 
+def _label(axis: str, value: tuple[Any, ...]) -> str:
+    if axis == "patch size":
+        return patch_name(*value)
+    return f"{value[0]:g} s" if axis == "clip length" else f"{value[0]:g} ms"
+
+
 def _cost_table(rows: pl.DataFrame, order: list[str]) -> str:
-    lines = [["model", "accuracy at p16", "GMAC", "ratio", "seconds", "ratio"]]
+    lines = [["model", "accuracy at p16", "GMAC", "ratio", "10^6 tokens", "ratio", "seconds", "ratio"]]
     first: dict[str, float] = {}
     for model in [model for model in order if model in rows["model"]]:
         own = rows.filter(pl.col("model") == model)
         home = own.filter((pl.col("metric") == "accuracy") & (pl.col("patch_f") == 16) & (pl.col("patch_t") == 16))
         line = [model, _spread([100 * value for value in home["value"]])]
-        for metric in ("train_gmac", "train_seconds"):
-            values = own.filter(pl.col("metric") == metric)["value"].to_list()
-            mean = statistics.mean(values)
-            line += [f"{mean:,.0f}", f"{mean / first.setdefault(metric, mean):.2f}"]
+        for metric, unit in (("train_gmac", 1.0), ("train_tokens", 1e6), ("train_seconds", 1.0)):
+            mean = statistics.mean(own.filter(pl.col("metric") == metric)["value"].to_list())
+            ratio = mean / first.setdefault(metric, mean)
+            line += [f"{mean / unit:,.3g}" if unit > 1 else f"{mean:,.0f}", f"{ratio:.2f}"]
         lines.append(line)
     return _markdown(lines)
 

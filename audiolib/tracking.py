@@ -16,7 +16,7 @@ import polars as pl
 
 from audiolib.config.strict import read_yaml
 from audiolib.files import digest, lock, scratch_folder, state_folder, write_json
-from audiolib.results import at_home, home, main_metric, patch_name, summary
+from audiolib.results import Home, at_home, home, main_metric, patch_name, summary
 
 EXPERIMENT = "audiolib"
 
@@ -42,6 +42,7 @@ class Run:
             f"{stage}/valid_score": row["valid_score"],
             f"{stage}/lr": row["lr"],
             f"{stage}/compute/gmac_cum": row["gmac_cum"],
+            f"{stage}/packing/efficiency": row["efficiency"],
         }
         points = [Metric(name, float(value), now, row["epoch"]) for name, value in names.items()]
         points.append(Metric(f"curve/{stage}_valid_vs_gmac", row["valid_score"], now, round(row["gmac_cum"])))
@@ -56,8 +57,8 @@ class Run:
                 if row["stage"] == stage and row["epoch"] not in known:
                     self.epoch(row)
 
-    def matrix(self, rows: pl.DataFrame, patch: tuple[int, int], seconds: float) -> None:
-        """A result matrix as a metric for each cell at home, as curves over patch, length and cost, and as a table.
+    def matrix(self, rows: pl.DataFrame, own: Home) -> None:
+        """A result matrix: a metric for each cell at home, curves over patch, length, hop and cost, and a table.
 
         Names do not contain the model, so that different models lie on one axis. The fine-tuned model has the plain
         names, others the name of their stage before them.
@@ -69,15 +70,19 @@ class Run:
         def add(name: str, value: float, step: int = 0) -> None:
             points.append(Metric(name, value, now, step))
 
-        for row in at_home(rows, "patch", patch, seconds).rows(named=True):
+        for row in at_home(rows, "patch", own).rows(named=True):
             lead = _lead(row["stage"]) + metric
             add(f"{lead}/{patch_name(row['patch_f'], row['patch_t'])}", row["value"])
             add(f"curve/{lead}_vs_patch", row["value"], row["patch_t"])
             add(f"curve/{lead}_vs_mmac", row["value"], round(row["gmac"] * 1000))
-        for row in at_home(rows, "length", patch, seconds).rows(named=True):
+        for row in at_home(rows, "length", own).rows(named=True):
             lead = _lead(row["stage"]) + metric
             add(f"{lead}/len_{row['seconds']:g}s", row["value"])
             add(f"curve/{lead}_vs_length_10ms", row["value"], round(row["seconds"] * 100))
+        for row in at_home(rows, "hop", own).rows(named=True):
+            lead = _lead(row["stage"]) + metric
+            add(f"{lead}/hop_{row['hop_ms']:g}ms", row["value"])
+            add(f"curve/{lead}_vs_hop_ms", row["value"], round(row["hop_ms"]))
         self._client().log_batch(self.run_id, metrics=points)
         self._client().log_table(self.run_id, rows.to_dict(as_series=False), "matrix/rows.json")
 
@@ -100,11 +105,11 @@ class Run:
 def log_outcome(root: Path, rows: pl.DataFrame, histories: list[Path]) -> None:
     """Everything that an evaluation found, and the training curves that led to it."""
     run = attach(root)
-    patch, seconds = home(resolved(root))
+    own = home(resolved(root))
     run.history([row for path in histories if path.stat().st_size for row in pl.read_csv(path).rows(named=True)])
-    run.matrix(rows, patch, seconds)
+    run.matrix(rows, own)
     metric = main_metric(rows)
-    for stage, found in summary(rows, patch, seconds).items():
+    for stage, found in summary(rows, own).items():
         values = {f"summary/{_lead(stage)}{key}": found[key] for key in (metric, "patch_mean", "patch_worst_over_best")}
         run.summary({key: value for key, value in values.items() if value is not None})
 

@@ -4,6 +4,7 @@ What a step does depends on (seed, step) alone, so a checkpoint is weights, mome
 """
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,18 +16,21 @@ from torch import Tensor, distributed, nn
 
 from audiolib.batches import Batch
 from audiolib.checkpoint import Checkpoints, optimizer_tensors, part, restore_optimizer
+from audiolib.epochs import Planner
 from audiolib.errors import AudiolibError
 from audiolib.files import write_json
 from audiolib.job import Job, Progress, fingerprint, write_history
-from audiolib.loader import read_split, steps_per_epoch, train_batches
+from audiolib.kernels.segment_attention import choose
+from audiolib.loader import batches, read_split
 from audiolib.metrics import accuracy, mean_average_precision
 from audiolib.optim import lr_factor, make_optimizer
-from audiolib.phases import distillation_loss, draw_patch, loss_of, phase_patch, phase_view
+from audiolib.phases import distillation_loss, draw_patch, loss_of, phase_patch
 from audiolib.predict import pick_device, scores, use_bf16
 from audiolib.pretrained import Card, save_pretrained
 from audiolib.progress import say
 from audiolib.shards import ShardFolder
 from audiolib.start import first_model, start_digest, teacher
+from audiolib.views import needs_sound
 
 if TYPE_CHECKING:
     from audiolib.config.training import Phase
@@ -53,15 +57,16 @@ class Trainer:
     def __init__(self, job: Job, on_epoch: Callable[[dict[str, Any]], None] | None) -> None:
         self.job, self.on_epoch = job, on_epoch
         self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if _parallel() else (0, 1)
-        if job.recipe.batch_size % self.world:
+        if (job.recipe.batch_size or 0) % self.world:
             raise AudiolibError(f"batch_size {job.recipe.batch_size} does not divide among {self.world} workers")
         self.device = pick_device(job.settings.device)
         self.bf16 = use_bf16(job.settings.precision, self.device)
         self.shards = ShardFolder(job.features)
-        self.frames = max(1, round(job.seconds * 1000 / self.shards.frontend["hop_ms"]))
-        sound = any(phase_view(self.frames, phase).needs_sound for phase in job.recipe.phases)
+        sound = needs_sound(job.recipe, self.shards.frontend["hop_ms"])
         self.train, self.valid = (read_split(job.features, split, sound) for split in ("train", "valid"))
-        self.model = first_model(job, self.shards, self.frames).to(self.device)
+        self.planner = Planner(job.recipe, self.train, job.seconds, job.seed)
+        self.model = first_model(job, self.shards, self.planner.frames).to(self.device)
+        self.model.use_attention(self._attention())
         self.teacher = teacher(job, self.device) if job.recipe.distill else None
         self.parallel: nn.Module = nn.parallel.DistributedDataParallel(self.model) if _parallel() else self.model
         self.checkpoints = Checkpoints(
@@ -82,6 +87,15 @@ class Trainer:
             self._write_result()
         if _parallel():
             distributed.barrier()
+
+    def _attention(self) -> str:
+        """The implementation by name, chosen once for the whole training."""
+        asked = self.job.settings.attention
+        if asked == "auto":
+            asked = choose(self.device, torch.bfloat16 if self.bf16 else torch.float32)
+        if self.rank == 0:
+            say(f"{self.job.stage}: attention {asked}, {'bfloat16' if self.bf16 else 'float32'} on {self.device}")
+        return asked
 
     def _resume(self) -> dict[str, Tensor] | None:
         found = self.checkpoints.newest()
@@ -111,22 +125,18 @@ class Trainer:
 
     def _run_epoch(self, phase: "Phase", optimizer: torch.optim.Optimizer) -> None:
         recipe, progress = self.job.recipe, self.progress
-        view = phase_view(self.frames, phase)
-        per_epoch = steps_per_epoch(len(self.train), recipe.batch_size)
-        number = self.epochs_before() + progress.epoch
-        batches = train_batches(
-            self.train, view, recipe.augment, recipe.batch_size, self.job.seed, number,
-            start=progress.batch, rank=self.rank, world=self.world,
-        )  # fmt: skip
+        epoch = self.planner.epoch(phase, self.epochs_before() + progress.epoch, self.model, self.rank, self.world)
+        progress.efficiency, per_epoch = self.planner.efficiency(epoch, self.model), len(epoch)
         self.model.train()
         losses: list[Tensor] = []
-        for batch in batches:
+        for batch in batches(epoch, progress.batch, self._processes()):
             factor = lr_factor(recipe, progress.epoch * per_epoch + progress.batch, phase.epochs * per_epoch, per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = phase.lr * factor
             patch = draw_patch(recipe, phase, self.job.seed, progress.step)
             losses.append(self._step(batch, patch, optimizer))
             progress.gmac += self.world * sum(self.model.macs(n, patch) for n in batch.lengths) / 1e9
+            progress.tokens += self.world * sum(self.model.trained_tokens(n, patch) for n in batch.lengths)
             progress.batch, progress.step = progress.batch + 1, progress.step + 1
             if len(losses) == _CHECK_EVERY:
                 self._check(losses)
@@ -134,11 +144,16 @@ class Trainer:
                     self._save(optimizer_tensors(optimizer))
         self._check(losses)
 
+    def _processes(self) -> int:
+        """Processes that make batches ahead: none where the same cores train the model."""
+        asked = self.job.settings.loader_processes
+        return asked if asked is not None else (0 if self.device.type == "cpu" else min(8, os.cpu_count() or 1))
+
     def _step(self, batch: Batch, patch: tuple[int, int], optimizer: torch.optim.Optimizer) -> Tensor:
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.parallel(batch, patch).float()
-        loss = loss_of(logits, batch.target, self.shards.multi_label, self.job.recipe.label_smoothing)
+        loss = batch.weight * loss_of(logits, batch.target, self.shards.multi_label, self.job.recipe.label_smoothing)
         if self.teacher is not None:
             loss = self._with_teacher(loss, logits, batch)
         optimizer.zero_grad(set_to_none=True)
@@ -154,7 +169,7 @@ class Trainer:
             said = model(batch, patch).float()
         distill = self.job.recipe.distill
         apart = distillation_loss(logits, said, distill.temperature, self.shards.multi_label)
-        return (1 - distill.weight) * loss + distill.weight * apart
+        return (1 - distill.weight) * loss + batch.weight * distill.weight * apart
 
     def _check(self, losses: list[Tensor]) -> None:
         """Move the losses to the host; stop before a checkpoint could hold weights that are not numbers.
@@ -193,6 +208,7 @@ class Trainer:
                 "compression": phase.compression,
                 "method": phase.method,
                 "lr": optimizer.param_groups[0]["lr"],
+                "efficiency": progress.efficiency,
                 "train_loss": progress.loss_sum / max(1, progress.batch),
                 "valid_score": score,
                 "gmac_cum": progress.gmac,
@@ -212,9 +228,10 @@ class Trainer:
     def validate(self, phase: "Phase") -> float:
         """Mean accuracy (mAP for multi-label corpora) over the recipe's validation patch sizes."""
         metric = mean_average_precision if self.shards.multi_label else accuracy
-        view = phase_view(self.frames, phase)
+        view = self.planner.valid_view(phase)
         sizes = [phase_patch(size, phase) for size in self.job.recipe.valid_patch_sizes]
-        return float(np.mean([metric(*scores(self.model, self.valid, view, size, self.device)) for size in sizes]))
+        said = [scores(self.model, self.valid, view, size, self.device, bf16=self.bf16) for size in sizes]
+        return float(np.mean([metric(*pair) for pair in said]))
 
     def epochs_before(self) -> int:
         """Epochs of the phases that are behind us: epochs are numbered through a stage."""
@@ -227,13 +244,10 @@ class Trainer:
         """From the multiply-accumulates still to come: a coarse epoch costs less than a fine one."""
         progress = self.progress
         rate = self._elapsed() / max(progress.gmac, 1e-9)
-        clips = steps_per_epoch(len(self.train), self.job.recipe.batch_size) * self.job.recipe.batch_size
         left = 0.0
         for number, later in enumerate(self.job.recipe.phases[progress.phase :]):
             epochs = later.epochs - (progress.epoch + 1 if number == 0 else 0)
-            shown = phase_view(self.frames, later).seen
-            sizes = [phase_patch(size, later) for size in self.job.recipe.patch_sizes]
-            left += epochs * clips * float(np.mean([self.model.macs(shown, size) for size in sizes])) / 1e9
+            left += epochs * self.planner.gmac(later, 0, self.model)
         return left * rate
 
     def _save(self, moments: dict[str, Tensor]) -> None:
@@ -254,7 +268,8 @@ class Trainer:
             multi_label=self.shards.multi_label,
             frontend={**self.shards.frontend, "mean": self.train.mean, "std": self.train.std},
             patch=phase_patch(self.model.config.patch, last) if last else self.model.config.patch,
-            frames=self.frames,
+            frames=self.planner.frames,
+            padded=self.job.recipe.packing is None,
             compression=last.compression if last else 1,
             method=last.method if last else "none",
         )
@@ -263,9 +278,8 @@ class Trainer:
         save_pretrained(self.model, card, job.out)
         write_history(job.out / "history.csv", self.progress.history)
         best = self.progress.best if phases else None
-        write_json(
-            job.out / "training.json", {"valid_score": best, "gmac": self.progress.gmac, "steps": self.progress.step}
-        )
+        spent = {"gmac": self.progress.gmac, "tokens": self.progress.tokens, "steps": self.progress.step}
+        write_json(job.out / "training.json", {"valid_score": best, **spent})
 
 
 def _parallel() -> bool:

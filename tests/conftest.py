@@ -51,3 +51,13 @@ def features_section(**changes: object):
         "max_rejects": 0,
     }
     return FeaturesSection(**{**values, **changes})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are left out, and told, where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

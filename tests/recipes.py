@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from audiolib.config.training import Augment, Phase, Recipe, TrainSection
+from audiolib.config.training import Augment, Packing, Phase, Recipe, TrainSection
 from audiolib.job import Job
 
 # As a preset gives it: the patch is a pair, for which JSON has only a list.
@@ -35,9 +35,36 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe(**{**values, **changes})
 
 
+def packing(**changes: Any) -> Packing:
+    values = {
+        "tokens": 512,
+        "packer": "best_fit",
+        "window": 64,
+        "longest_seconds": 30.0,
+        "shortest_seconds": 0.1,
+        "hops_ms": [10, 14, 20, 40],
+        "pools": [1, 2],
+    }
+    return Packing(**{**values, **changes})
+
+
+def packed_recipe(**changes: Any) -> Recipe:
+    return recipe(
+        **{"batch_size": None, "packing": packing(), "patch_sizes": [16], "valid_patch_sizes": [16], **changes}
+    )
+
+
 def job(features: Path, folder: Path, **changes: Any) -> Job:
     workers = changes.pop("num_workers", 1)
-    settings = TrainSection(num_workers=workers, device="cpu", precision="float32", checkpoint_seconds=1e6, start=None)
+    settings = TrainSection(
+        num_workers=workers,
+        device="cpu",
+        precision="float32",
+        attention="auto",
+        loader_processes=changes.pop("loader_processes", None),
+        checkpoint_seconds=1e6,
+        start=None,
+    )
     values = {
         "stage": "pretrain",
         "recipe": recipe(),

@@ -10,7 +10,8 @@ from audiolib import create_model
 from audiolib.batches import pack
 from audiolib.convert import from_hugging_face_ast, from_timm_vit, is_hugging_face_ast, is_timm_vit, to_hugging_face_ast
 from audiolib.errors import AudiolibError
-from audiolib.models.patch import PatchEmbed, Resize
+from audiolib.models.patch import PatchEmbed
+from audiolib.models.resize import Resize
 from audiolib.models.spectrogram_transformer import SpectrogramTransformer
 from audiolib.models.transfer import transfer
 

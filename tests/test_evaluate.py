@@ -16,13 +16,24 @@ from audiolib.evaluate import Trained, grid_of, run_columns, sweep, trained_name
 from audiolib.loader import read_split
 from audiolib.pretrained import load
 from audiolib.report import Sources, render
-from audiolib.results import home, main_metric, matrix, read_rows, summary, table, write_outcome
+from audiolib.results import (
+    Home,
+    at_home,
+    at_own_hop,
+    home,
+    main_metric,
+    matrix,
+    read_rows,
+    summary,
+    table,
+    write_outcome,
+)
 from audiolib.tracking import attach, log_outcome, tracking_uri
 from audiolib.train import fit
 from tests.conftest import ROOT
 from tests.recipes import job, phase, recipe
 
-SECTION = EvaluateSection(split="test", patch_sizes=[16, 24, [16, 8]], batch_frames=640)
+SECTION = EvaluateSection(split="test", patch_sizes=[16, 24, [16, 8]], hops_ms=[10, 14, 20], batch_frames=640)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +48,7 @@ def trained(small_features, tmp_path_factory) -> Path:
 def settings() -> dict:
     found = {"params": yaml.safe_load((ROOT / "params.yaml").read_text())}
     found["model"] = yaml.safe_load((ROOT / "configs/model/flexi.yaml").read_text())
+    found["model"]["pretrain"]["phases"] = [{"compression": 2, "method": "avg_pool", "epochs": 1, "lr": 1e-3}]
     found["data"] = {"seconds": 0.64, "eval_seconds": [0.32, 0.64]}
     return found
 
@@ -54,9 +66,12 @@ def measured(trained: Path, stages: tuple[str, ...], section: EvaluateSection, s
 
 def test_every_cell_is_there_once(outcome):
     rows = table(outcome.rows)
-    cells = rows.select("stage", "patch_f", "patch_t", "seconds", "metric").rows()
-    assert len(cells) == len(set(cells)) == 2 * 3 * 2 * 3
-    assert set(rows["hop_ms"].unique()) == {10.0, 20.0}  # The pretrained model ended at half resolution.
+    cells = rows.select("stage", "patch_f", "patch_t", "seconds", "hop_ms", "metric").rows()
+    # A matrix for each model, and two foreign hops: 10 and 14 ms for one, 14 and 20 for the other.
+    assert len(cells) == len(set(cells)) == (2 * 3 * 2 + 4) * 3
+    own = at_own_hop(rows, home(settings()))
+    assert set(own.filter(pl.col("stage") == "pretrain")["hop_ms"]) == {20.0}
+    assert set(at_home(rows, "hop", home(settings()))["hop_ms"]) == {10.0, 14.0, 20.0}
     assert rows["model"].unique().sort().to_list() == ["ast-p16", "flexi"]
     assert rows["ms"].min() > 0 and rows["n"].unique().to_list() == [24]
 
@@ -82,11 +97,11 @@ def test_predictions_are_those_behind_the_accuracy_at_home(outcome):
     said = pl.DataFrame(outcome.predictions)
     final = said.filter(pl.col("stage") == "finetune")
     share = (final["actual"] == final["predicted"]).mean()
-    assert share == pytest.approx(summary(table(outcome.rows), (16, 16), 0.64)["finetune"]["accuracy"])
+    assert share == pytest.approx(summary(table(outcome.rows), home(settings()))["finetune"]["accuracy"])
 
 
 def test_the_home_cell_is_measured_even_if_nobody_asks(trained, small_features, tmp_path):
-    section = EvaluateSection(split="test", patch_sizes=[(8, 16), (24, 16), (24, 16)], batch_frames=640)
+    section = EvaluateSection(split="test", patch_sizes=[(8, 16), (24, 16), (24, 16)], hops_ms=[10], batch_frames=640)
     found = measured(trained, ("finetune",), section, [0.32], small_features)
     rows = table(found.rows)
     assert rows.select("patch_f", "patch_t", "seconds").n_unique() == len(rows) / 3 == 3 * 2
@@ -116,7 +131,7 @@ def test_files_of_an_evaluation_agree(written):
     assert names == ["p16x8", "p16", "p24"] and lengths == [0.32, 0.64]
     assert metrics["finetune"]["by_patch"]["p24"] == values[2][1]
     assert by_patch.filter(pl.col("patch_t") == 24)["finetune"][0] == pytest.approx(values[2][1], abs=1e-6)
-    assert home(settings()) == ((16, 16), 0.64)
+    assert home(settings()) == Home((16, 16), 0.64, {"pretrain": 20.0, "finetune": 10.0})
 
 
 def test_a_row_with_an_unknown_column_is_a_mistake():
@@ -152,7 +167,7 @@ def test_mlflow_gets_cells_curves_table_and_each_epoch_once(outcome, trained, tm
     assert attach(root).run_id == run.run_id
     client = MlflowClient(tracking_uri(root))
     found = client.get_run(run.run_id).data
-    home_rows = summary(rows, (16, 16), 0.64)
+    home_rows = summary(rows, home(settings()))
     assert found.metrics["accuracy/p24"] == pytest.approx(home_rows["finetune"]["by_patch"]["p24"])
     assert found.metrics["pretrain_accuracy/p24"] == pytest.approx(home_rows["pretrain"]["by_patch"]["p24"])
     curve = {p.step: p.value for p in client.get_metric_history(run.run_id, "curve/accuracy_vs_patch")}
@@ -178,7 +193,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(written, trained, small_
     stages = {stage: trained / stage for stage in ("pretrain", "finetune")}
     render(Sources(small_features, written, stages, settings()), tmp_path / "report", classes_shown=5)
     page = (tmp_path / "report/report.html").read_text()
-    assert page.count("<svg") == 7 and "Patch size x clip length" in page and "trill_fast" in page
+    assert page.count("<svg") == 8 and "Patch size x clip length" in page and "trill_fast" in page
     outside = [word for word in ("src=", "@import", "url(http", "<link", "<script") if word in page]
     assert outside == []
-    assert {p.stem for p in (tmp_path / "report").glob("*.png")} >= {"matrix", "patch", "length", "confusion"}
+    assert {p.stem for p in (tmp_path / "report").glob("*.png")} >= {"matrix", "patch", "length", "hop", "confusion"}

@@ -4,7 +4,7 @@ import pytest
 
 from audiolib.errors import AudiolibError
 from audiolib.launch import run
-from tests.recipes import job, phase, recipe
+from tests.recipes import TINY, job, packed_recipe, phase, recipe
 from tests.test_train import weights
 
 pytestmark = pytest.mark.slow
@@ -18,11 +18,15 @@ def stop_ray():
     ray.shutdown()
 
 
-def test_two_ray_workers_end_where_one_process_does(small_features, tmp_path):
-    """Equal global batches: only the order in which gradients are added differs."""
-    plan = recipe(phases=[phase(2, "avg_pool", epochs=1), phase(epochs=1)])
-    run(job(small_features, tmp_path / "one", recipe=plan))
-    run(job(small_features, tmp_path / "two", recipe=plan, num_workers=2))
+@pytest.mark.parametrize("name, make", [("flexi_nano", recipe), ("elastic_nano", packed_recipe)])
+def test_two_ray_workers_end_where_one_process_does(small_features, tmp_path, name, make):
+    """The same clips a step: only the order in which gradients are added differs."""
+    plan = {
+        "recipe": make(phases=[phase(2, "avg_pool", epochs=1), phase(epochs=1)]),
+        "architecture": {**TINY, "name": name},
+    }
+    run(job(small_features, tmp_path / "one", **plan))
+    run(job(small_features, tmp_path / "two", num_workers=2, **plan))
     one, two = (weights(tmp_path / name / "out" / "last") for name in ("one", "two"))
     worst = max(float((one[name] - two[name]).abs().max()) for name in one)
     assert 0 <= worst < 2e-3, worst

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from audiolib.augment import add_noise, fit_length, mask_bands, mask_frames, mix, roll
-from audiolib.batches import Batch, pack, pooled
+from audiolib.augment import add_noise, fit_length, mask_bands, mask_frames, mix, roll, trim
+from audiolib.batches import Batch, pooled
 from audiolib.frontend import Frontend, from_int16, log_mel
-from audiolib.loader import View, eval_batches, read_split, steps_per_epoch, train_batches
+from audiolib.loader import Epoch, batches, equal_steps, eval_batches, read_split, steps_per_epoch
+from audiolib.views import View
 from tests.recipes import augment
 
 VIEW = View(64)
@@ -18,8 +19,9 @@ def clips(small_features):
     return read_split(small_features, "train")
 
 
-def run(clips, view=VIEW, seed=1, epoch=0, **options) -> list[Batch]:
-    return list(train_batches(clips, view, augment(), 16, seed, epoch, **options))
+def run(clips, view=VIEW, seed=1, epoch=0, *, size=16, start=0, rank=0, world=1, changes=None) -> list[Batch]:
+    steps = equal_steps(len(clips), view, size, seed, epoch, world)
+    return list(batches(Epoch(clips, changes or augment(), view.frames, seed, epoch, steps, rank), start))
 
 
 def test_seed_and_epoch_decide_an_epoch_and_nothing_else(clips):
@@ -48,7 +50,7 @@ def test_workers_slice_the_same_global_batch(clips, world):
 
 def test_every_clip_is_tried_once_an_epoch(clips):
     plain = augment(freq_mask=0, time_mask=0, mixup=0.0, roll=0, noise=0.0)
-    seen = [b.target for b in train_batches(clips, VIEW, plain, 8, 1, 0)]
+    seen = [b.target for b in run(clips, size=8, changes=plain)]
     assert torch.equal(torch.cat(seen).sum(0), torch.from_numpy(clips.target).sum(0))  # 96 clips, 12 batches of 8.
 
 
@@ -97,15 +99,15 @@ def test_a_fractional_hop_needs_the_sound(small_features):
 @pytest.mark.parametrize(
     ("view", "seen", "stretch"),
     [
-        (View(64, 1.5, "frame_shift"), 43, 1.5),
-        (View(64, 2, "frame_shift"), 32, 2.0),
-        (View(63, 2, "max_pool"), 32, 2.0),
-        (View(64, 2, "patchify"), 64, 1.0),
+        (View(64).coarser(1.5, "frame_shift"), 43, 1.5),
+        (View(64).coarser(2, "frame_shift"), 32, 2.0),
+        (View(63).coarser(2, "max_pool"), 32, 2.0),
+        (View(64).coarser(2, "patchify"), 64, 1.0),
     ],
 )
 def test_a_view_says_what_its_batches_are(small_features, view, seen, stretch):
     clips = read_split(small_features, "valid", waveform=view.needs_sound)
-    batch = next(train_batches(clips, view, augment(), 8, seed=1, epoch=0))
+    batch = run(clips, view, size=8)[0]
     assert batch.lengths == (seen,) * 8 == (view.seen,) * 8 and batch.stretch == (stretch,) * 8
 
 
@@ -116,16 +118,17 @@ def test_a_remainder_is_pooled_over_what_there_is():
 
 
 def test_coarse_batches_have_fewer_frames_that_count_longer(clips):
-    coarse = run(clips, View(64, 2, "avg_pool"))[0]
+    coarse = run(clips, View(64).coarser(2, "avg_pool"))[0]
     assert coarse.lengths == (32,) * 16 and coarse.stretch == (2.0,) * 16
-    wide = run(clips, View(64, 2, "patchify"))[0]
+    wide = run(clips, View(64).coarser(2, "patchify"))[0]
     assert wide.lengths == (64,) * 16 and wide.stretch == (1.0,) * 16
 
 
 def test_a_pack_refuses_lengths_that_do_not_add_up():
     with pytest.raises(ValueError, match="10 frames"):
         Batch(torch.zeros(10, 4), (4, 5), (1.0, 1.0))
-    assert pack([torch.zeros(3, 4), torch.zeros(5, 4)]).starts == [0, 3]
+    with pytest.raises(ValueError, match="3 draws for 2 clips"):
+        Batch(torch.zeros(9, 4), (4, 5), (1.0, 1.0), draws=(1, 2, 3))
 
 
 def random(seed: int = 0) -> np.random.Generator:
@@ -160,3 +163,10 @@ def test_roll_noise_and_length():
     assert np.array_equal(fit_length(mel, 12, fill=7.0)[10:], np.full((2, 2), 7.0))
     starts = {float(fit_length(mel, 4, random(seed))[0, 0]) for seed in range(100)}
     assert starts == {0, 2, 4, 6, 8, 10, 12}
+
+
+def test_trim_cuts_the_start_and_leaves_a_frame():
+    mel = np.arange(20, dtype=np.float32).reshape(10, 2)
+    starts = {float(trim(mel, 3, random(seed))[0, 0]) for seed in range(100)}
+    assert starts == {0, 2, 4, 6} and trim(mel, 3, random())[-1, 0] == 18
+    assert {len(trim(mel[:1], 8, random(seed))) for seed in range(20)} == {1}

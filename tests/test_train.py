@@ -19,7 +19,7 @@ from audiolib.phases import draw_patch, loss_of, phase_patch
 from audiolib.pretrained import load, load_card
 from audiolib.train import Trainer, fit
 from tests.conftest import ROOT
-from tests.recipes import TINY, augment, job, phase, recipe
+from tests.recipes import TINY, augment, job, packed_recipe, phase, recipe
 
 TWO_PHASES = [phase(2, "avg_pool", epochs=2), phase(epochs=2)]
 
@@ -43,10 +43,15 @@ def test_two_runs_end_with_the_same_bytes_and_another_seed_does_not(small_featur
     assert same(one, two) and not same(one, other)
 
 
-@pytest.mark.parametrize("stop", [1, 4, 6, 9, 12, 17, 23])
-def test_killed_at_any_step_and_resumed_ends_with_the_same_bytes(small_features, tmp_path, monkeypatch, stop):
-    """Steps 6, 12, 18 end an epoch; 12 is the hand-over from the coarse to the fine phase."""
-    settings = {"recipe": recipe(phases=TWO_PHASES)}
+ELASTIC = {"architecture": {**TINY, "name": "elastic_nano"}, "recipe": packed_recipe(phases=TWO_PHASES)}
+EQUAL = {"recipe": recipe(phases=TWO_PHASES)}
+
+
+@pytest.mark.parametrize(
+    "settings, stop", [(EQUAL, stop) for stop in (1, 4, 6, 9, 12, 17, 23)] + [(ELASTIC, stop) for stop in (2, 11)]
+)
+def test_killed_at_any_step_and_resumed_ends_with_the_same_bytes(small_features, tmp_path, monkeypatch, settings, stop):
+    """Steps 6, 12, 18 of equal batches end an epoch; 12 is the hand-over from the coarse to the fine phase."""
     fit(job(small_features, tmp_path / "whole", **settings))
 
     real, steps = Trainer._step, []
@@ -69,7 +74,7 @@ def test_killed_at_any_step_and_resumed_ends_with_the_same_bytes(small_features,
     for folder in ("out", "out/last"):
         assert same(weights(tmp_path / "whole" / folder), weights(tmp_path / "cut" / folder))
     rows = [list(csv.DictReader((tmp_path / name / "out/history.csv").open())) for name in ("whole", "cut")]
-    kept = ("phase", "epoch", "step", "valid_score", "gmac_cum")
+    kept = ("phase", "epoch", "step", "efficiency", "valid_score", "gmac_cum")
     assert [[row[k] for k in kept] for row in rows[0]] == [[row[k] for k in kept] for row in rows[1]]
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from audiolib.config.strict import Section
 from audiolib.config.training import PatchSizes
@@ -13,6 +13,7 @@ class EvaluateSection(Section):
 
     split: Literal["valid", "test"]
     patch_sizes: PatchSizes
+    hops_ms: Annotated[list[PositiveFloat], Field(min_length=1)]
     batch_frames: PositiveInt
 
 

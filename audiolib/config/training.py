@@ -75,14 +75,34 @@ class Distill(Section):
     temperature: PositiveFloat
 
 
+class Packing(Section):
+    """Training on packs of clips of their own length, at drawn resolutions (ElasticAST; papers.md 5.1, 5.3).
+
+    `tokens` is the budget of a step, shared by the workers. Clips are cut at `longest_seconds`, and at random down to
+    `shortest_seconds` if that is not null. `hops_ms` and `pools` (frames max-pooled into one) are drawn for each clip.
+    """
+
+    tokens: PositiveInt
+    packer: Literal["best_fit", "next_fit"]
+    window: PositiveInt
+    longest_seconds: PositiveFloat
+    shortest_seconds: PositiveFloat | None
+    hops_ms: Annotated[list[PositiveFloat], Field(min_length=1)]
+    pools: Annotated[list[PositiveInt], Field(min_length=1)]
+
+
 class Recipe(Section):
-    """One training stage: `pretrain` or `finetune` of a model preset."""
+    """One training stage: `pretrain` or `finetune` of a model preset.
+
+    A step takes `batch_size` clips of one length, or a pack of clips of their own length.
+    """
 
     phases: list[Phase]
     patch_sizes: PatchSizes
     patch_probabilities: list[PositiveFloat] | None = None
     valid_patch_sizes: PatchSizes
-    batch_size: PositiveInt
+    batch_size: PositiveInt | None = None
+    packing: Packing | None = None
     optimizer: Literal["adamw", "adam"]
     weight_decay: NonNegativeFloat
     betas: Annotated[tuple[float, float], BeforeValidator(_tuple)]
@@ -97,6 +117,8 @@ class Recipe(Section):
     def _consistent(self) -> "Recipe":
         if self.patch_probabilities is not None and len(self.patch_probabilities) != len(self.patch_sizes):
             raise ValueError("patch_probabilities needs one value per entry of patch_sizes")
+        if (self.batch_size is None) == (self.packing is None):
+            raise ValueError("set either batch_size (clips of one length) or packing")
         if (self.schedule == "steps") != (self.steps is not None):
             raise ValueError("schedule 'steps' and steps: {start, every, factor} go together")
         return self
@@ -115,9 +137,13 @@ class Architecture(Section):
 
     name: str
     patch: PatchSize = (16, 16)
+    layout: Literal["grid", "axes"] | None = None
     positions: Literal["stretch", "centre"] | None = None
     border: Literal["pad", "crop", "overlap"] = "pad"
     resize: Resize = Resize()
+    pool: Literal["attention", "mean"] | None = None
+    token_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    attention_scale: PositiveFloat | None = None
 
 
 class ModelPreset(Section):
@@ -134,5 +160,7 @@ class TrainSection(Section):
     num_workers: PositiveInt
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
+    attention: Literal["auto", "grouped", "varlen", "flex", "naive"]
+    loader_processes: NonNegativeInt | None
     checkpoint_seconds: PositiveFloat
     start: str | None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from audiolib.errors import AudiolibError
-from audiolib.models.patch import Resize
+from audiolib.models.resize import Resize
 from audiolib.models.spectrogram_transformer import SpectrogramTransformer, TransformerConfig
 
 SIZES: dict[str, dict[str, int]] = {
@@ -20,6 +20,13 @@ SIZES: dict[str, dict[str, int]] = {
 FAMILIES: dict[str, dict[str, Any]] = {
     "ast": {"positions": "stretch"},
     "flexi": {"positions": "centre"},
+    "elastic": {
+        "layout": "axes",
+        "positions": "centre",
+        "prefix_tokens": 0,
+        "pool": "attention",
+        "token_dropout": 0.1,
+    },
 }
 
 

@@ -1,6 +1,8 @@
-"""AST and FlexiAST: one class, for the patch size is an argument of the call (papers.md 1.4, 2.1).
+"""AST, FlexiAST and ElasticAST: one class, for the patch size and each clip's length and hop belong to the call.
 
-Not included: dropout, stochastic depth, fused cross-clip attention.
+The papers' parts are choices of its config (papers.md 1.4, 2.1, 5.1), so that they can be combined.
+
+Not included: dropout of activations, stochastic depth.
 """
 
 from dataclasses import dataclass, field
@@ -10,16 +12,29 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from audiolib.batches import Batch
-from audiolib.models.parts import Block, insert_prefix, take_prefix
-from audiolib.models.patch import PatchEmbed, Resize, Size, sine_grid
+from audiolib.errors import AudiolibError
+from audiolib.models.parts import (
+    AttentionPool,
+    Block,
+    drop_tokens,
+    insert_prefix,
+    kept_tokens,
+    segment_mean,
+    take_prefix,
+)
+from audiolib.models.patch import PatchEmbed
+from audiolib.models.positions import Size
+from audiolib.models.resize import Resize
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """Shape of a spectrogram transformer; field meanings as in `PatchEmbed`.
 
-    `prefix_tokens` is 1 (class token) or 2 (class and distillation token, averaged, as in AST from DeiT).
-    `norm_eps` and `head_norm_eps` are those of AST's code.
+    `prefix_tokens` is 1 (class token), 2 (class and distillation token, as in AST from DeiT) or 0. `pool` makes one
+    vector of a clip: `prefix` averages these tokens, `mean` all, `attention` learns a query (papers.md 5.1).
+    `token_dropout` is the share of tokens left out in training. `attention_scale` null is 1 / sqrt(d / h); the weights
+    published with ElasticAST want 1. `norm_eps` and `head_norm_eps` are those of AST's code.
     """
 
     num_classes: int
@@ -30,12 +45,20 @@ class TransformerConfig:
     mel_bins: int = 128
     patch: Size = (16, 16)
     stride: Size | None = None
+    layout: str = "grid"
     positions: str = "stretch"
     border: str = "pad"
     resize: Resize = field(default_factory=Resize)
     prefix_tokens: int = 1
+    pool: str = "prefix"
+    token_dropout: float = 0.0
+    attention_scale: float | None = None
     norm_eps: float = 1e-6
     head_norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if (self.pool == "prefix") != (self.prefix_tokens > 0):
+            raise AudiolibError("pool 'prefix' goes with prefix tokens, any other pool with prefix_tokens: 0")
 
 
 class SpectrogramTransformer(nn.Module):
@@ -51,36 +74,47 @@ class SpectrogramTransformer(nn.Module):
             config.frames,
             config.patch,
             config.stride,
+            config.layout,
             config.positions,
             config.border,
             config.resize,
         )
-        self.prefix = nn.Parameter(torch.empty(config.prefix_tokens, d))
-        self.prefix_positions = nn.Parameter(torch.empty(config.prefix_tokens, d))
-        self.blocks = nn.ModuleList(Block(d, config.heads, config.norm_eps) for _ in range(config.depth))
+        if config.prefix_tokens:
+            self.prefix = nn.Parameter(torch.empty(config.prefix_tokens, d))
+            self.prefix_positions = nn.Parameter(torch.empty(config.prefix_tokens, d))
+        self.blocks = nn.ModuleList(
+            Block(d, config.heads, config.norm_eps, config.attention_scale) for _ in range(config.depth)
+        )
         self.norm = nn.LayerNorm(d, eps=config.norm_eps)
+        if config.pool == "attention":
+            self.pool = AttentionPool(d, config.heads, config.attention_scale)
         self.head_norm = nn.LayerNorm(d, eps=config.head_norm_eps)
         self.head = nn.Linear(d, config.num_classes)
 
     def init_weights(self, generator: torch.Generator) -> None:
         """All initialisation.
 
-        positions                 2-D sine and cosine, amplitude 0.5: neighbours are alike from the first step on, so
-                                  that the grid can be read between its cells
+        positions                 sines and cosines, see `positions.py`
         matrices, patch kernel    truncated normal, std 1 / sqrt(inputs); 0.02, as for large models, starts slowly
                                   at small widths
-        prefix, head              truncated normal, std 0.02
+        prefix, query, head       truncated normal, std 0.02
         biases                    0;  norm weights 1
         """
+        self.embed.positions.init_weights()
         for name, parameter in self.named_parameters():
-            if name == "embed.positions":
-                parameter.data.copy_(0.5 * sine_grid(*parameter.shape))
-            elif parameter.ndim > 1:
-                small = name.startswith(("prefix", "head"))
+            if name.startswith("embed.positions"):
+                continue
+            if parameter.ndim > 1:
+                small = name.startswith(("prefix", "head", "pool.query"))
                 std = 0.02 if small else parameter[0].numel() ** -0.5
                 trunc_normal_(parameter, std=std, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+
+    def use_attention(self, impl: str) -> None:
+        """Choose an implementation of `kernels/segment_attention` by name."""
+        for block in self.blocks:
+            block.attention.impl = impl
 
     def forward(self, batch: Batch, patch: Size | None = None) -> Tensor:
         """Classify a pack of clips.
@@ -92,15 +126,24 @@ class SpectrogramTransformer(nn.Module):
         Returns:
             (m, c) logits.
         """
+        config = self.config
         # Patches and positions
-        x, lengths = self.embed(batch.mel, batch.lengths, batch.stretch, patch or self.config.patch)
+        x, lengths = self.embed(batch.mel, batch.lengths, batch.stretch, patch or config.patch)
+        # Token dropout
+        if self.training and config.token_dropout:
+            x, lengths = drop_tokens(x, lengths, config.token_dropout, batch.draws)
         # Class token
-        x, lengths = insert_prefix(x, self.prefix + self.prefix_positions, lengths)
+        if config.prefix_tokens:
+            x, lengths = insert_prefix(x, self.prefix + self.prefix_positions, lengths)
         # Encoder
         for block in self.blocks:
             x = block(x, lengths)
+        x = self.norm(x)
         # Pool and head
-        pooled = take_prefix(self.norm(x), self.config.prefix_tokens, lengths).mean(1)
+        if config.pool == "prefix":
+            pooled = take_prefix(x, config.prefix_tokens, lengths).mean(1)
+        else:
+            pooled = self.pool(x, lengths) if config.pool == "attention" else segment_mean(x, lengths)
         return self.head(self.head_norm(pooled))
 
     def tokens(self, frames: int, patch: Size | None = None) -> int:
@@ -108,10 +151,16 @@ class SpectrogramTransformer(nn.Module):
         patch = patch or self.config.patch
         return self.embed.count(self.config.mel_bins, 0, patch) * self.embed.count(frames, 1, patch)
 
+    def trained_tokens(self, frames: int, patch: Size | None = None) -> int:
+        """Patches of a clip of `frames` frames that token dropout leaves."""
+        return kept_tokens(self.tokens(frames, patch), self.config.token_dropout)
+
     def macs(self, frames: int, patch: Size | None = None) -> int:
         """Multiply-accumulates of one clip's forward pass: matrices, attention and patch projection (papers.md 1.6)."""
-        patch = patch or self.config.patch
-        patches = self.tokens(frames, patch)
-        n, d = patches + self.config.prefix_tokens, self.config.width
-        blocks = self.config.depth * (12 * n * d**2 + 2 * n**2 * d)
-        return blocks + patches * patch[0] * patch[1] * d + d * self.config.num_classes
+        config, patch = self.config, patch or self.config.patch
+        patches, d = self.tokens(frames, patch), config.width
+        seen = kept_tokens(patches, config.token_dropout) if self.training else patches
+        n = seen + config.prefix_tokens
+        blocks = config.depth * (12 * n * d**2 + 2 * n**2 * d)
+        pool = 2 * n * d**2 + 2 * n * d + d**2 if config.pool == "attention" else 0
+        return blocks + pool + patches * patch[0] * patch[1] * d + d * config.num_classes

@@ -1,4 +1,4 @@
-"""Weights of one spectrogram transformer into another of a different shape: kernel and position grid are resized."""
+"""Weights of one spectrogram transformer into another of a different shape: kernel and positions are resized."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from audiolib.models.patch import Size, centre_matrix, kernel_matrix, resize_matrix
+from audiolib.models.positions import Places, Size, centre_matrix
+from audiolib.models.resize import kernel_matrix, resize_matrix
 from audiolib.models.spectrogram_transformer import SpectrogramTransformer
 
 
@@ -28,8 +29,8 @@ class Transfer:
 def transfer(state: Mapping[str, Tensor], model: SpectrogramTransformer, cell: Size | None) -> Transfer:
     """Fill `model` from weights under this library's names; what does not fit keeps the model's own start.
 
-    The patch kernel becomes the model's stored size by its own resize (papers.md 2.1), the position grid is read where
-    the model's patches lie; a head for another number of classes and surplus blocks are left.
+    The patch kernel becomes the model's stored size by its own resize (papers.md 2.1), the positions are read where the
+    model's patches lie and take on its layout; a head for another number of classes and surplus blocks are left.
 
     Args:
         state: weights; see `audiolib.convert` for those of other libraries.
@@ -40,14 +41,11 @@ def transfer(state: Mapping[str, Tensor], model: SpectrogramTransformer, cell: S
     Raises:
         ValueError: not one tensor fits, so the state belongs to another kind or width of model.
     """
-    told, wanted, filled = (
-        Transfer(unused=[name for name in state if name not in model.state_dict()]),
-        model.state_dict(),
-        {},
-    )
+    state, wanted, filled = _in_layout(state, model.config.layout), model.state_dict(), {}
+    told = Transfer(unused=[name for name in state if name not in wanted])
     for name, own in wanted.items():
         given = state.get(name)
-        if given is not None and given.shape == own.shape and (name != "embed.positions" or cell is not None):
+        if given is not None and given.shape == own.shape and (cell is not None or not name.startswith(_POSITIONS)):
             filled[name] = given
             told.carried.append(name)
             continue
@@ -63,6 +61,25 @@ def transfer(state: Mapping[str, Tensor], model: SpectrogramTransformer, cell: S
     return told
 
 
+_POSITIONS = "embed.positions."
+
+
+def _in_layout(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+    """The positions in the model's layout: a grid is the sum of its axes, axes are the means of a grid (papers.md 5.2).
+
+    The overall mean goes with the time alone; ElasticAST's code counts it twice.
+    """
+    state = dict(state)
+    if layout == "grid" and f"{_POSITIONS}band" in state:
+        band, time = (state.pop(_POSITIONS + axis) for axis in ("band", "time"))
+        state[f"{_POSITIONS}grid"] = band[:, None] + time[None]
+    elif layout == "axes" and f"{_POSITIONS}grid" in state:
+        grid = state.pop(f"{_POSITIONS}grid")
+        state[f"{_POSITIONS}band"] = grid.mean(1) - grid.mean((0, 1))
+        state[f"{_POSITIONS}time"] = grid.mean(0)
+    return state
+
+
 def _shape(tensor: Tensor | None) -> str:
     return "x".join(map(str, tensor.shape)) if tensor is not None else ""
 
@@ -73,16 +90,19 @@ def _resized(name: str, given: Tensor, own: Tensor, model: SpectrogramTransforme
     if name == "embed.weight" and given.shape[0] == own.shape[0]:
         rows, columns = (kernel_matrix(given.shape[a], own.shape[a], model.config.resize) for a in (1, 2))
         return torch.einsum("po,dot,qt->dpq", rows, given.double(), columns)
-    if name == "embed.positions" and given.shape[2] == own.shape[2]:
-        rows, columns = (_grid_matrix(given.shape[axis], own.shape[axis], axis, model, cell) for axis in (0, 1))
-        return torch.einsum("po,otd,qt->pqd", rows, given.double(), columns)
+    if name.startswith(_POSITIONS) and given.shape[-1] == own.shape[-1]:
+        axes = {"grid": (0, 1), "band": (0,), "time": (1,)}[name.removeprefix(_POSITIONS)]
+        for place, axis in enumerate(axes):
+            matrix = _axis_matrix(given.shape[place], own.shape[place], axis, model, cell)
+            given = torch.tensordot(matrix, given.double(), dims=([1], [place])).movedim(0, place)
+        return given
     # A distillation token that the model has no place for is dropped; the class token comes first.
     if name.startswith("prefix") and given.shape[1:] == own.shape[1:] and len(given) > len(own):
         return given[: len(own)]
     return None
 
 
-def _grid_matrix(old: int, new: int, axis: int, model: SpectrogramTransformer, cell: Size | None) -> Tensor:
+def _axis_matrix(old: int, new: int, axis: int, model: SpectrogramTransformer, cell: Size | None) -> Tensor:
     if cell is None:
         if new <= old:
             first = (old - new) // 2
@@ -91,4 +111,4 @@ def _grid_matrix(old: int, new: int, axis: int, model: SpectrogramTransformer, c
     config, embed = model.config, model.embed
     length = config.mel_bins if axis == 0 else config.frames
     starts = tuple(embed.step(config.patch, axis) * place for place in range(new))
-    return centre_matrix(old, cell[axis], starts, 1.0, config.patch[axis], length)
+    return centre_matrix(old, cell[axis], Places(starts, config.patch[axis], length))

@@ -4,16 +4,58 @@ import pytest
 import torch
 
 from audiolib.kernels.check import failures
-from audiolib.kernels.segment_attention import IMPLEMENTATIONS, naive
+from audiolib.kernels.segment_attention import IMPLEMENTATIONS, choose, flex, grouped, naive
 from audiolib.kernels.segment_attention.cases import CASES, inputs
+
+ANYWHERE = ["naive", "grouped", "flex"]
+GPU = torch.device("cuda")
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("scale", [None, 1.0])
-@pytest.mark.parametrize("impl", [name for name in IMPLEMENTATIONS if name != "naive"])
-def test_forward_and_gradients_are_as_good_as_arithmetic_allows(impl, case, scale):
+def test_forward_and_gradients_are_as_good_as_arithmetic_allows(case, scale):
     tensors, lengths = inputs(case)
+    assert failures(grouped, naive, tensors, lengths=lengths, scale=scale) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bfloat16_is_as_good_as_arithmetic_allows(case):
+    tensors, lengths = inputs(case, torch.bfloat16)
+    assert failures(grouped, naive, tensors, lengths=lengths) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_the_block_mask_of_flex_is_right(case, scale):
+    """On the CPU, where flex has no backward; the test below has its gradients on a GPU."""
+    tensors, lengths = inputs(case)
+    with torch.no_grad():
+        wanted = naive(**tensors, lengths=lengths, scale=scale)
+        torch.testing.assert_close(flex(**tensors, lengths=lengths, scale=scale), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("scale", [None, 1.0])
+@pytest.mark.parametrize(
+    "impl, dtype",
+    [
+        ("grouped", torch.float32),
+        ("grouped", torch.bfloat16),
+        ("varlen", torch.bfloat16),
+        ("varlen", torch.float16),
+        ("flex", torch.float32),
+        ("flex", torch.bfloat16),
+    ],
+)
+def test_on_a_gpu_forward_and_gradients_are_as_good_as_arithmetic_allows(impl, dtype, case, scale):
+    tensors, lengths = inputs(case, dtype)
+    tensors = {name: tensor.to(GPU) for name, tensor in tensors.items()}
     assert failures(IMPLEMENTATIONS[impl], naive, tensors, lengths=lengths, scale=scale) == []
+
+
+def test_the_choice_depends_on_device_and_dtype_alone():
+    assert choose(torch.device("cpu"), torch.float32) == choose(torch.device("cpu"), torch.bfloat16) == "grouped"
 
 
 def test_naive_on_values_computed_by_hand():
@@ -28,7 +70,7 @@ def test_naive_on_values_computed_by_hand():
     torch.testing.assert_close(out.flatten(), expected)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", ANYWHERE)
 def test_no_token_sees_another_segment(impl):
     tensors, lengths = inputs("ragged")
     before = IMPLEMENTATIONS[impl](**tensors, lengths=lengths)

@@ -6,7 +6,9 @@ import torch
 from timm.layers.patch_embed import resample_patch_embed
 
 from audiolib.batches import pack
-from audiolib.models.patch import PatchEmbed, Resize, centre_matrix, kernel_matrix, resize_matrix
+from audiolib.models.patch import PatchEmbed
+from audiolib.models.positions import Places, centre_matrix
+from audiolib.models.resize import Resize, kernel_matrix, resize_matrix
 
 SIZES = [(16, 16), (8, 8), (10, 12), (24, 16), (16, 48), (30, 30)]
 
@@ -83,7 +85,7 @@ def test_native_size_is_a_plain_convolution():
     sound = mel(96)
     tokens, _ = layer(sound, (96,), (1.0,), (16, 16))
     conv = torch.nn.functional.conv2d(sound.T[None, None], layer.weight[:, None], layer.bias, stride=16)[0]
-    torch.testing.assert_close(tokens, (conv.permute(2, 1, 0) + layer.positions.transpose(0, 1)).flatten(0, 1))
+    torch.testing.assert_close(tokens, (conv.permute(2, 1, 0) + layer.positions.grid.transpose(0, 1)).flatten(0, 1))
 
 
 def test_overlapping_patches_are_a_strided_convolution():
@@ -91,8 +93,8 @@ def test_overlapping_patches_are_a_strided_convolution():
     sound = mel(96)
     tokens, counts = layer(sound, (96,), (1.0,), (16, 16))
     conv = torch.nn.functional.conv2d(sound.T[None, None], layer.weight[:, None], layer.bias, stride=10)[0]
-    assert counts == (12 * 9,) and layer.positions.shape[:2] == (12, 9)
-    torch.testing.assert_close(tokens, (conv.permute(2, 1, 0) + layer.positions.transpose(0, 1)).flatten(0, 1))
+    assert counts == (12 * 9,) and layer.positions.grid.shape[:2] == (12, 9)
+    torch.testing.assert_close(tokens, (conv.permute(2, 1, 0) + layer.positions.grid.transpose(0, 1)).flatten(0, 1))
 
 
 # papers.md 2.5: tokens of a 128 x 1024 input, remainders dropped.
@@ -138,30 +140,30 @@ def test_overlapping_patches_are_cut_where_their_starts_say():
 
 
 def test_centre_positions_of_half_patches_lie_between_the_stored_ones():
-    matrix = centre_matrix(old=6, cell=16, starts=tuple(range(0, 96, 8)), hop=1.0, size=8, length=96)
+    matrix = centre_matrix(6, 16, Places(tuple(range(0, 96, 8)), 8, 96))
     places = matrix @ torch.arange(6, dtype=torch.float64)
     torch.testing.assert_close(places[1:-1], (torch.arange(12) * 8 + 4).double()[1:-1] / 16 - 0.5)
 
 
 def test_centre_positions_do_not_move_when_the_last_patch_is_padded():
-    exact = centre_matrix(old=6, cell=16, starts=tuple(range(0, 96, 16)), hop=1.0, size=16, length=96)
+    exact = centre_matrix(6, 16, Places(tuple(range(0, 96, 16)), 16, 96))
     torch.testing.assert_close(exact, torch.eye(6, dtype=torch.float64))
-    padded = centre_matrix(old=6, cell=16, starts=(0, 28, 56, 84), hop=1.0, size=28, length=96)
-    whole = centre_matrix(old=6, cell=16, starts=(0, 28, 56), hop=1.0, size=28, length=84)
+    padded = centre_matrix(6, 16, Places((0, 28, 56, 84), 28, 96))
+    whole = centre_matrix(6, 16, Places((0, 28, 56), 28, 84))
     torch.testing.assert_close(padded[:3], whole)
 
 
 def test_positions_count_time_not_frames():
     layer = embed(positions="centre")
-    rows = layer.starts(128, 0, (16, 16))
-    fine = layer._places((96,), (1.0,), rows, [layer.starts(96, 1, (16, 16))], (16, 16))
+    rows = Places(layer.starts(128, 0, (16, 16)), 16, 128)
+    fine = layer.positions(rows, [Places(layer.starts(96, 1, (16, 16)), 16, 96)])
     # Half the frames, each twice as long.
-    coarse = layer._places((48,), (2.0,), rows, [layer.starts(48, 1, (16, 8))], (16, 8))
+    coarse = layer.positions(rows, [Places(layer.starts(48, 1, (16, 8)), 8, 48, hop=2.0)])
     torch.testing.assert_close(fine, coarse)
 
 
 def test_a_clip_longer_than_the_grid_is_squeezed_onto_it():
-    matrix = centre_matrix(old=6, cell=16, starts=tuple(range(0, 960, 16)), hop=1.0, size=16, length=960)
+    matrix = centre_matrix(6, 16, Places(tuple(range(0, 960, 16)), 16, 960))
     places = matrix @ torch.arange(6, dtype=torch.float64)
     assert (places.diff() >= 0).all() and places[0] < 0.5 and places[-1] > 4.5
 
@@ -171,7 +173,7 @@ def test_gradients_reach_kernel_and_grid_through_every_resize():
     for patch in SIZES:
         layer.zero_grad()
         layer(mel(96), (96,), (1.0,), patch)[0].square().sum().backward()
-        assert layer.weight.grad.abs().sum() > 0 and layer.positions.grad.abs().sum() > 0
+        assert layer.weight.grad.abs().sum() > 0 and layer.positions.grid.grad.abs().sum() > 0
 
 
 def test_a_matrix_made_in_inference_mode_can_be_trained_through():

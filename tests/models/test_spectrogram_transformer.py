@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from audiolib.batches import pack
 from audiolib.errors import AudiolibError
 from audiolib.models import build, create_model, list_models, plain_config
+from audiolib.models.positions import Places
 
 LENGTHS = (100, 37, 16, 1, 100)
 
@@ -66,7 +67,7 @@ def _matrix_products_of_resizing(model, patch) -> int:
     with FlopCounterMode(display=False) as counter:
         model.embed.kernel(patch)
         rows, columns = model.embed.starts(128, 0, patch), model.embed.starts(96, 1, patch)
-        model.embed._places((96,), (1.0,), rows, [columns], patch)
+        model.embed.positions(Places(rows, patch[0], 128), [Places(columns, patch[1], 96)])
     return counter.get_total_flops() // 2
 
 

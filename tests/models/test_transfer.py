@@ -5,7 +5,7 @@ import torch
 
 from audiolib import create_model
 from audiolib.batches import pack
-from audiolib.models.patch import Resize, kernel_matrix
+from audiolib.models.resize import Resize, kernel_matrix
 from audiolib.models.transfer import transfer
 
 SMALL = {"width": 24, "depth": 1, "heads": 2}
@@ -30,7 +30,7 @@ def test_a_finer_model_becomes_what_it_would_have_been_at_the_larger_patch():
     """Patch 8 to a stored 16: at patch 16 the target's tokens are the source's resized kernel on 16 x 16 patches."""
     source, target = model((8, 8), seed=1), model((16, 16), seed=2)
     told = transfer(source.state_dict(), target, (8, 8))
-    assert [text.split()[0] for text in told.resized] == ["embed.weight", "embed.positions"]
+    assert [text.split()[0] for text in told.resized] == ["embed.weight", "embed.positions.grid"]
     torch.testing.assert_close(source.embed.kernel((16, 16)), target.embed.weight)
     torch.testing.assert_close(source.embed.bias, target.embed.bias)
     torch.testing.assert_close(source.head.weight, target.head.weight)
@@ -39,7 +39,7 @@ def test_a_finer_model_becomes_what_it_would_have_been_at_the_larger_patch():
 def test_a_position_is_a_time_whatever_the_length_of_the_start():
     source, target = model(frames=192, seed=1), model(frames=96, seed=2)
     transfer(source.state_dict(), target, (16, 16))
-    torch.testing.assert_close(target.embed.positions, source.embed.positions[:, :6])
+    torch.testing.assert_close(target.embed.positions.grid, source.embed.positions.grid[:, :6])
 
 
 def test_a_head_for_other_classes_is_left_and_told():
@@ -74,11 +74,11 @@ def test_the_target_resizes_by_its_own_rule():
 def test_an_image_grid_is_cut_from_the_middle_or_stretched():
     source, target = model(frames=256, seed=1), model(frames=480, seed=2)  # 8 x 16 cells into 8 x 30
     state = source.state_dict()
-    state["embed.positions"] = torch.arange(14.0).repeat(14, 1)[:, :, None].expand(14, 14, 24)
+    state["embed.positions.grid"] = torch.arange(14.0).repeat(14, 1)[:, :, None].expand(14, 14, 24)
     transfer(state, target, None)
-    grid = target.embed.positions[0, :, 0]
+    grid = target.embed.positions.grid[0, :, 0]
     assert len(grid) == 30 and grid.diff().min() >= 0 and grid[-1] > 12.5
-    assert target.embed.positions.shape[0] == 8
+    assert target.embed.positions.grid.shape[0] == 8
     narrow = model(frames=96, seed=2)
     transfer(state, narrow, None)
-    torch.testing.assert_close(narrow.embed.positions[0, :, 0], torch.arange(4.0, 10.0))
+    torch.testing.assert_close(narrow.embed.positions.grid[0, :, 0], torch.arange(4.0, 10.0))

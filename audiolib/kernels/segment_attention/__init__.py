@@ -9,9 +9,25 @@ Contract of every implementation, called as `attend(query, key, value, lengths=.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from audiolib.kernels.segment_attention.flex import flex
 from audiolib.kernels.segment_attention.grouped import grouped
 from audiolib.kernels.segment_attention.naive import naive
+from audiolib.kernels.segment_attention.varlen import varlen
 
-IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {"naive": naive, "grouped": grouped}
+IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
+    "naive": naive,
+    "grouped": grouped,
+    "varlen": varlen,
+    "flex": flex,
+}
+
+
+def choose(device: torch.device, dtype: torch.dtype) -> str:
+    """The fastest implementation that can run there."""
+    if device.type != "cuda":
+        return "grouped"
+    half = dtype in (torch.float16, torch.bfloat16)
+    return "varlen" if half and torch.cuda.get_device_capability(device) >= (8, 0) else "flex"

@@ -1,0 +1,64 @@
+"""`python -m audiolib.bench [flexible] [packing] [loading] [storage] [--rounds N] [--device cuda] [--keep]`."""
+
+import argparse
+import csv
+import io
+from dataclasses import asdict
+from pathlib import Path
+
+from audiolib.bench import flexible, loading, packing, storage
+from audiolib.bench.timing import Result
+from audiolib.errors import run_main
+from audiolib.files import write_text
+from audiolib.origin import origin
+from audiolib.predict import pick_device
+
+BENCHMARKS = {"flexible": flexible.measure, "packing": packing.measure, "loading": loading.measure}
+NAMES = [*BENCHMARKS, "storage"]
+KEPT = Path(__file__).resolve().parent.parent.parent / "docs" / "results" / "bench.csv"
+
+
+def main() -> None:
+    """Run benchmarks, print their table, and with --keep add its rows to docs/results/bench.csv."""
+    parser = argparse.ArgumentParser(description="Benchmarks of audiolib, each against its peers in one run.")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}; all unless told")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds (15)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--features", type=Path, default=Path("data/features"), help="folder that storage looks at")
+    parser.add_argument("--keep", action="store_true", help="add the rows to docs/results/bench.csv")
+    asked = parser.parse_args()
+    unknown = sorted(set(asked.names) - set(NAMES))
+    if unknown:
+        parser.error(f"unknown benchmark {unknown[0]!r}; choose among: {', '.join(NAMES)}")
+    device = pick_device(asked.device)
+    for name in asked.names or NAMES:
+        results = storage.measure(asked.features) if name == "storage" else BENCHMARKS[name](device, asked.rounds)
+        print(f"\n{name}\n{_table(results)}", flush=True)
+        if asked.keep:
+            _keep(results, f"python -m audiolib.bench {name}")
+
+
+def _keep(results: list[Result], command: str) -> None:
+    rows = [{**asdict(result), **origin(command)} for result in results]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    earlier = KEPT.read_text(encoding="utf-8") if KEPT.exists() else ""
+    if not earlier:
+        writer.writeheader()
+    writer.writerows(rows)
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    write_text(KEPT, earlier + text.getvalue())
+
+
+def _table(results: list[Result]) -> str:
+    lines = [("op", "case", "impl", "median", "20 % to 80 %", "unit", "ratio", "mode")]
+    for r in results:
+        ratio = "" if r.ratio is None else f"{r.ratio:.3f}"
+        lines.append((r.op, r.case, r.impl, f"{r.median:.4g}", f"{r.p20:.4g} to {r.p80:.4g}", r.unit, ratio, r.mode))
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    padded = [[word.ljust(width) for word, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(words).rstrip() for words in padded)
+
+
+if __name__ == "__main__":
+    run_main(main)

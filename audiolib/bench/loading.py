@@ -1,0 +1,77 @@
+"""How many clips a second the loader makes on one core, at stored and at drawn hops, and how many training takes."""
+
+import numpy as np
+import torch
+
+from audiolib.batches import Batch
+from audiolib.bench.packing import lengths_like
+from audiolib.bench.timing import Result, race
+from audiolib.config.training import Augment, Packing, Phase
+from audiolib.frontend import Frontend, log_mel
+from audiolib.loader import Clips, Epoch, batches, packed_steps
+from audiolib.models import create_model
+from audiolib.views import draw_views
+
+CLIPS = 1000
+FRONTEND = {"sample_rate": 16000, "mel_bins": 128, "window_ms": 25.0, "hop_ms": 10.0}
+PLAIN = Augment(freq_mask=8, time_mask=8, mixup=0.0, roll=8, noise=0.0)
+BUDGET = {
+    "tokens": 1024,
+    "packer": "best_fit",
+    "window": 256,
+    "longest_seconds": 30,
+    "shortest_seconds": None,
+    "pools": [1],
+}
+HOPS = {"stored hop": [10.0], "drawn hops of 10 to 40 ms": [float(hop) for hop in range(10, 41, 2)]}
+
+
+def measure(device: torch.device, rounds: int) -> list[Result]:
+    """Loader and training, clips per second, on one thread."""
+    del device  # The loader works on the host; what a GPU takes is in the packing benchmark.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _rates(rounds)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _clips() -> Clips:
+    """Noise of the lengths of FSDD: the work does not depend on what is heard."""
+    random, settings = np.random.default_rng(0), Frontend(**FRONTEND)
+    waves = [
+        (random.standard_normal(400 + 160 * (frames - 1)) * 3000).astype(np.int16)
+        for frames in lengths_like("fsdd", CLIPS)
+    ]
+    mel = [log_mel(wave.astype(np.float32) / 32767, settings).astype(np.float16) for wave in waves]
+    target = np.eye(10, dtype=np.float32)[np.arange(CLIPS) % 10]
+    return Clips(mel, target, [f"clip{n}" for n in range(CLIPS)], -5.0, 4.0, FRONTEND, waves)
+
+
+def _rates(rounds: int) -> list[Result]:
+    clips, model = _clips(), create_model("elastic_nano", 10, frames=226)
+    phase = Phase(compression=1, method="none", epochs=1, lr=1e-3)
+    found: list[Result] = []
+    for name, hops in HOPS.items():
+        packing = Packing(**BUDGET, hops_ms=hops)
+        views = draw_views(packing, phase, [len(mel) for mel in clips.mel], 10.0, 0, 0)
+        steps = packed_steps(views, [model.trained_tokens(view.seen) for view in views], packing, 0, 0)
+        epoch = Epoch(clips, PLAIN, 96, 0, 0, steps)
+        made = list(batches(epoch))
+        if sum(map(len, made)) != CLIPS or not all(batch.mel.isfinite().all() for batch in made):
+            raise AssertionError("the loader lost a clip")
+        candidates = {
+            "loader": lambda epoch=epoch: list(batches(epoch)),
+            "training": lambda made=made: _train(model, made),
+        }
+        for result in race("loading", name, "1 core, float32", candidates, rounds, torch.device("cpu")):
+            rates = [1000 * CLIPS / taken for taken in (result.median, result.p80, result.p20)]
+            found.append(Result("loading", result.impl, name, result.mode, *rates, "clips/s"))
+    return found
+
+
+def _train(model: torch.nn.Module, made: list[Batch]) -> None:
+    for batch in made:
+        torch.nn.functional.cross_entropy(model(batch), batch.target).backward()
+        model.zero_grad(set_to_none=True)

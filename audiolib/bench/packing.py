@@ -1,0 +1,126 @@
+"""Packed training against padded batches and against packing with a dense mask, on the clip lengths of FSDD."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiolib.batches import Batch, pack
+from audiolib.bench.timing import Result, peak_memory, race
+from audiolib.kernels.segment_attention import choose
+from audiolib.models import create_model
+from audiolib.models.spectrogram_transformer import SpectrogramTransformer
+from audiolib.packing import best_fit, fill, next_fit
+
+# Frames of FSDD's 3,000 clips at a hop of 10 ms: the shortest, each hundredth of the way, the longest.
+FSDD = [
+    *(12, 17, 19, 21, 22, 23, 23, 24, 25, 25, 26, 26, 27, 27, 28, 28, 29, 29, 30, 30, 30, 31, 31, 32, 32, 32, 33),
+    *(33, 33, 33, 34, 34, 34, 35, 35, 35, 36, 36, 36, 37, 37, 37, 38, 38, 38, 39, 39, 39, 39, 40, 40, 40, 41, 41),
+    *(41, 41, 42, 42, 43, 43, 43, 43, 44, 44, 45, 45, 46, 46, 46, 47, 47, 47, 48, 48, 49, 49, 49, 50, 50, 51, 51),
+    *(52, 52, 53, 54, 54, 55, 56, 57, 58, 58, 60, 60, 62, 62, 64, 66, 71, 78, 90, 226),
+]
+BUDGET = 2048
+Step = Callable[[], None]
+
+
+def lengths_like(name: str, count: int) -> list[int]:
+    """Frames of clips as in FSDD, or as in VoxCeleb1 (4 to 145 s, mean 8.2 s; its tail taken as exponential)."""
+    random = np.random.default_rng(0)
+    if name == "fsdd":
+        return np.interp(random.uniform(0, 100, count), np.arange(101), FSDD).round().astype(int).tolist()
+    return (100 * np.minimum(4 + random.exponential(4.2, count), 145)).round().astype(int).tolist()
+
+
+def measure(device: torch.device, rounds: int) -> list[Result]:
+    """Efficiency of the packers; then clips per second and peak memory of training."""
+    return [*_packers(), *_training(device, rounds)]
+
+
+def _packers() -> list[Result]:
+    found = []
+    for name in ("fsdd", "voxceleb"):
+        sizes = [8 * -(-frames // 16) for frames in lengths_like(name, 3000)]
+        for packer, packs in (
+            ("next_fit", next_fit(sizes, BUDGET)),
+            ("best_fit, window 256", best_fit(sizes, BUDGET, 256)),
+        ):
+            if sorted(place for held in packs for place in held) != list(range(len(sizes))):
+                raise AssertionError(f"{packer} lost a clip")
+            share = 100 * fill(sizes, packs, BUDGET)
+            found.append(Result("packing", packer, name, f"{BUDGET} tokens", share, share, share, "% filled"))
+    return found
+
+
+def _training(device: torch.device, rounds: int) -> list[Result]:
+    lengths = lengths_like("fsdd", 1000)
+    chosen = next_fit([8 * -(-frames // 16) for frames in lengths], BUDGET)[0]
+    lengths = [lengths[place] for place in chosen]
+    random = torch.Generator().manual_seed(0)
+    clips = [torch.randn(frames, 128, generator=random) for frames in lengths]
+    longest = max(lengths)
+    target = torch.eye(10)[torch.arange(len(clips)) % 10]
+    packed = pack(clips, target, draws=tuple(range(len(clips)))).to(device)
+    padded = pack([torch.nn.functional.pad(clip, (0, 0, 0, longest - len(clip))) for clip in clips], target)
+    padded = replace(padded, draws=packed.draws).to(device)
+    found: list[Result] = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = create_model("elastic_tiny", 10, frames=longest, token_dropout=0.0).to(device)
+        candidates = {
+            "padded": _step(model, padded, dtype, choose(device, dtype)),
+            "packed": _step(model, packed, dtype, choose(device, dtype)),
+            "packed, dense mask": _step(model, packed, dtype, "naive"),
+        }
+        tokens = [sum(model.tokens(n) for n in batch.lengths) for batch in (padded, packed)]
+        mode = (
+            f"{str(dtype).removeprefix('torch.')}, {len(clips)} clips, {tokens[1]} real and {tokens[0]} padded tokens"
+        )
+        # Before anything ran here: memory that was freed would be taken again unseen.
+        for name, run in candidates.items():
+            peak = peak_memory(run, device)
+            found.append(Result("training", name, "peak memory", mode, peak, peak, peak, "MiB"))
+        _check(model, packed, clips, device)
+        timed = race("training", "elastic_tiny, fsdd", mode, candidates, rounds, device)
+        found += timed
+        found += [_rate(result, len(clips)) for result in timed]
+        ideal, reached = tokens[0] / tokens[1], 1 / timed[1].ratio
+        share = 100 * reached / ideal
+        found.append(Result("training", "packed", "of the ideal ratio", mode, share, share, share, "%"))
+        if device.type == "cuda":
+            found.append(_matmul_share(model, packed, timed[1], dtype, mode))
+    return found
+
+
+def _rate(result: Result, clips: int) -> Result:
+    per_second = [1000 * clips / taken for taken in (result.median, result.p80, result.p20)]
+    return Result("training", result.impl, result.case, result.mode, *per_second, "clips/s")
+
+
+def _check(model: SpectrogramTransformer, packed: Batch, clips: list[Tensor], device: torch.device) -> None:
+    """A pack must say what its clips say alone, whichever attention runs."""
+    alone = torch.cat([model(pack([clip]).to(device)) for clip in clips])
+    for impl in ("auto", "naive"):
+        model.use_attention(impl)
+        torch.testing.assert_close(model(packed), alone, atol=1e-3, rtol=1e-3)
+
+
+def _step(model: SpectrogramTransformer, batch: Batch, dtype: torch.dtype, impl: str) -> Step:
+    def run() -> None:
+        model.use_attention(impl)
+        model.zero_grad(set_to_none=True)
+        with torch.autocast(batch.mel.device.type, dtype, enabled=dtype != torch.float32):
+            logits = model(batch)
+        torch.nn.functional.cross_entropy(logits.float(), batch.target).backward()
+
+    return run
+
+
+def _matmul_share(model: SpectrogramTransformer, packed: Batch, timed: Result, dtype: torch.dtype, mode: str) -> Result:
+    """The step's multiply-accumulates a second (backward counted twice) over those of a large matrix product."""
+    side = 8192
+    square = torch.randn(side, side, device=packed.mel.device, dtype=dtype)
+    product = race("matmul", "", "", {"": lambda: square @ square}, 20, packed.mel.device)[0]
+    peak = side**3 / product.median
+    share = 100 * 3 * sum(model.macs(n) for n in packed.lengths) / timed.median / peak
+    return Result("training", "packed", "of the matmul peak", mode, share, share, share, "%")

@@ -1,0 +1,87 @@
+"""What each epoch of a training does, known before it begins: whose clips, in which views, in which steps."""
+
+from collections import Counter
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from audiolib.loader import Clips, Epoch, equal_steps, packed_steps
+from audiolib.models import SpectrogramTransformer
+from audiolib.packing import fill
+from audiolib.phases import phase_patch
+from audiolib.views import View, draw_views, phase_view
+
+if TYPE_CHECKING:
+    from audiolib.config.training import Phase, Recipe
+
+
+class Planner:
+    """Plans the epochs of one recipe on one split.
+
+    Args:
+        recipe: batches of equal clips, or packs.
+        clips: the training split.
+        seconds: length that clips are cut or padded to, and that the widths of augmentation are meant for.
+        seed: of the training.
+
+    Attributes:
+        home: `seconds` in stored frames.
+        frames: stored frames of the longest clip that is ever shown.
+    """
+
+    def __init__(self, recipe: "Recipe", clips: Clips, seconds: float, seed: int) -> None:
+        self.recipe, self.clips, self.seed = recipe, clips, seed
+        self.hop_ms = float(clips.frontend["hop_ms"])
+        self.lengths = [len(mel) for mel in clips.mel]
+        self.home = self.frames = max(1, round(seconds * 1000 / self.hop_ms))
+        if recipe.packing is not None:
+            longest = max(1, round(recipe.packing.longest_seconds * 1000 / self.hop_ms))
+            self.frames = min(longest, max(self.lengths))
+
+    def epoch(self, phase: "Phase", number: int, model: SpectrogramTransformer, rank: int = 0, world: int = 1) -> Epoch:
+        """One epoch's steps; every worker gets the same plan and makes its own share."""
+        recipe, packing = self.recipe, self.recipe.packing
+        if packing is None:
+            view = phase_view(self.frames, phase)
+            steps = equal_steps(len(self.clips), view, recipe.batch_size, self.seed, number, world)
+        else:
+            views = self._drawn(phase, number)
+            tokens = [model.trained_tokens(view.seen) for view in views]
+            steps = packed_steps(views, tokens, packing, self.seed, number, world)
+        return Epoch(self.clips, recipe.augment, self.home, self.seed, number, steps, rank)
+
+    def _drawn(self, phase: "Phase", number: int) -> list[View]:
+        return draw_views(self.recipe.packing, phase, self.lengths, self.hop_ms, self.seed, number)
+
+    def valid_view(self, phase: "Phase") -> View:
+        """How validation shows clips: as evaluation will, whole and at the stored hop or the phase's."""
+        return phase_view(self.frames, phase, padded=self.recipe.packing is None)
+
+    def efficiency(self, epoch: Epoch, model: SpectrogramTransformer) -> float:
+        """Share of the processed tokens that hold sound: filled slots of packs, or unpadded tokens of equal clips."""
+        every = [item for step in epoch.steps for share in step for item in share]
+        tokens = [model.trained_tokens(view.seen) for _, view in every]
+        if self.recipe.packing is None:
+            real = [
+                model.trained_tokens(View(min(view.frames, self.lengths[index]), view.hop, view.pool).seen)
+                for index, view in every
+            ]
+            return sum(real) / sum(tokens)
+        sizes = [sum(len(share) for share in step) for step in epoch.steps]
+        bounds = np.cumsum([0, *sizes]).tolist()
+        packs = [list(range(first, last)) for first, last in pairwise(bounds)]
+        return fill(tokens, packs, self.recipe.packing.tokens)
+
+    def gmac(self, phase: "Phase", number: int, model: SpectrogramTransformer) -> float:
+        """Expected multiply-accumulates (10^9) of an epoch's forward passes, over the sizes that may be drawn."""
+        if self.recipe.packing is None:
+            count = self.recipe.batch_size * max(1, len(self.clips) // self.recipe.batch_size)
+            shown = Counter({phase_view(self.frames, phase).seen: count})
+        else:
+            shown = Counter(view.seen for view in self._drawn(phase, number))
+        sizes = [phase_patch(size, phase) for size in self.recipe.patch_sizes]
+        shares, total = self.recipe.patch_probabilities, 0.0
+        for frames, count in shown.items():
+            total += count * float(np.average([model.macs(frames, size) for size in sizes], weights=shares))
+        return total / 1e9

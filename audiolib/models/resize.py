@@ -1,0 +1,45 @@
+"""Resizing one axis of a patch kernel, exactly (FlexiAST; papers.md section 2.1)."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How a kernel becomes another size; published models differ, so it belongs to a model's config (papers.md 2.1).
+
+    `pseudo_inverse` is the published method (bilinear, no antialias); timm uses it bicubic with antialias, big_vision
+    bilinear with antialias. `interpolate` is the plain resize that the papers compare with.
+    """
+
+    method: str = "pseudo_inverse"
+    mode: str = "bilinear"
+    antialias: bool = False
+
+
+@lru_cache(maxsize=1024)
+def resize_matrix(old: int, new: int, mode: str, antialias: bool) -> Tensor:
+    """The (new, old) float64 matrix of resizing one axis by interpolation."""
+    # A cached tensor made under inference_mode could never be used for training again.
+    with torch.inference_mode(False):
+        # Along the last axis: on an image one pixel wide, torch's antialiased resize of the height gives wrong numbers.
+        unit = torch.eye(old, dtype=torch.float64).reshape(old, 1, 1, old)
+        resized = interpolate(unit, size=(1, new), mode=mode, antialias=antialias, align_corners=False)
+        return resized.reshape(old, new).T.contiguous()
+
+
+@lru_cache(maxsize=1024)
+def kernel_matrix(old: int, new: int, resize: Resize) -> Tensor:
+    """The (new, old) float64 matrix that turns a kernel's axis from `old` to `new` cells.
+
+    For `pseudo_inverse` it is (B^T)^+ with B the matrix of resizing a signal: then <B x, w'> is as near to <x, w> as
+    can be, and equal when enlarging. The two-dimensional B of the papers is the Kronecker product of one such matrix
+    for each axis, and so is its pseudo-inverse.
+    """
+    matrix = resize_matrix(old, new, resize.mode, resize.antialias)
+    with torch.inference_mode(False):
+        return torch.linalg.pinv(matrix.T) if resize.method == "pseudo_inverse" else matrix

@@ -1,0 +1,36 @@
+"""Where a number comes from: commit, date, command and machine, without any host's name."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def origin(command: str) -> dict[str, str]:
+    """The columns that every kept row ends with."""
+    date = datetime.now(UTC).strftime("%Y-%m-%d")
+    return {"commit": _commit(), "date": date, "command": command, "machine": _machine()}
+
+
+def _commit() -> str:
+    """The commit, with a plus sign if the library or its presets have changes beyond it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "audiolib", "configs") else "")
+
+
+def _machine() -> str:
+    """Threads, cores, processor and accelerator; no host's name."""
+    processor, info = platform.machine(), Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text(encoding="utf-8").splitlines()
+        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{torch.get_num_threads()} of {os.cpu_count()} cores, {processor}, {gpu}"
