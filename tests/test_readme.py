@@ -14,7 +14,7 @@ import soundfile
 
 from tests.conftest import ROOT
 from tests.corpora.replicas import fsdd
-from tests.test_smoke import call, clone  # noqa: F401
+from tests.test_smoke import call, clone, edit  # noqa: F401
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]
@@ -46,6 +46,9 @@ def test_the_commands_are_those_that_are_tried():
         "dvc exp run -S data=fsdd -S seed=2",
         "dvc metrics diff",
         "dvc exp show",
+        "python -m audiolib.study elastic --corpus fsdd --seed 1",
+        "python -m audiolib.study_tables elastic",
+        "python -m audiolib.bench packing",
     ]
 
 
@@ -77,12 +80,28 @@ def test_make_repro_then_every_other_command(installed, tmp_path):
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     archive = fsdd(mirror / "free-spoken-digit-dataset.tar.gz")
-    trusted = f"download.sha256={subprocess.check_output(['sha256sum', archive], text=True).split()[0]}"
+    trusted = subprocess.check_output(["sha256sum", archive], text=True).split()[0]
     for command in COMMANDS[3:]:
         words = shlex.split(command.replace("/path/to/clips", str(clips)))
         if "data=fsdd" in words:
-            words += ["-S", trusted]
+            words += ["-S", f"download.sha256={trusted}"]
+        if "audiolib.study" in words:
+            shrink_study(installed, trusted)
+        if "audiolib.bench" in words:
+            words += ["--rounds", "1"]
         call(installed, *words, AUDIOLIB_MIRROR=str(mirror))
+
+
+def shrink_study(folder: Path, trusted: str) -> None:
+    """The first and the last run of the study, an epoch each, at two shapes."""
+    edit(folder / "params.yaml", lambda c: c["download"].update(sha256=trusted))
+
+    def small(content):
+        content.update(seconds=[0.32], hops_ms=[10, 20], runs=[content["runs"][0], content["runs"][-1]])
+        for run in content["runs"]:
+            run["recipe"]["phases"] = [{**run["recipe"]["phases"][0], "epochs": 1}]
+
+    edit(folder / "configs/study/elastic.yaml", small)
 
 
 @pytest.mark.slow
