@@ -122,8 +122,12 @@ def packed_steps(
         packs = next_fit(sizes, packing.tokens)
     packs = at_least(packs, world)
     mixed = rng(seed, "packs", epoch).permutation(len(packs)).tolist()
+    # Clips of equal token counts lie side by side: attention takes them in one call.
     return [
-        [[(order[place], views[order[place]]) for place in share] for share in deal(packs[number], sizes, world)]
+        [
+            [(order[place], views[order[place]]) for place in sorted(share, key=lambda p: sizes[p])]
+            for share in deal(packs[number], sizes, world)
+        ]
         for number in mixed
     ]
 

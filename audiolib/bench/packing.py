@@ -1,7 +1,6 @@
 """Packed training against padded batches and against packing with a dense mask, on the clip lengths of FSDD."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -54,42 +53,45 @@ def _packers() -> list[Result]:
 
 
 def _training(device: torch.device, rounds: int) -> list[Result]:
-    lengths = lengths_like("fsdd", 1000)
-    chosen = next_fit([8 * -(-frames // 16) for frames in lengths], BUDGET)[0]
-    lengths = [lengths[place] for place in chosen]
-    random = torch.Generator().manual_seed(0)
-    clips = [torch.randn(frames, 128, generator=random) for frames in lengths]
-    longest = max(lengths)
-    target = torch.eye(10)[torch.arange(len(clips)) % 10]
-    packed = pack(clips, target, draws=tuple(range(len(clips)))).to(device)
-    padded = pack([torch.nn.functional.pad(clip, (0, 0, 0, longest - len(clip))) for clip in clips], target)
-    padded = replace(padded, draws=packed.draws).to(device)
-    found: list[Result] = []
-    for dtype in (torch.float32, torch.bfloat16):
-        model = create_model("elastic_tiny", 10, frames=longest, token_dropout=0.0).to(device)
-        candidates = {
+    clips, padded, packed = _batches(device)
+    model = create_model("elastic_tiny", 10, frames=max(packed.lengths), token_dropout=0.0).to(device)
+    tokens = [sum(model.tokens(n) for n in batch.lengths) for batch in (padded, packed)]
+    told = f"{len(clips)} clips, {tokens[1]} real and {tokens[0]} padded tokens"
+    modes = {torch.float32: f"float32, {told}", torch.bfloat16: f"bfloat16, {told}"}
+    steps = {
+        dtype: {
             "padded": _step(model, padded, dtype, choose(device, dtype)),
             "packed": _step(model, packed, dtype, choose(device, dtype)),
             "packed, dense mask": _step(model, packed, dtype, "naive"),
         }
-        tokens = [sum(model.tokens(n) for n in batch.lengths) for batch in (padded, packed)]
-        mode = (
-            f"{str(dtype).removeprefix('torch.')}, {len(clips)} clips, {tokens[1]} real and {tokens[0]} padded tokens"
-        )
-        # Before anything ran here: memory that was freed would be taken again unseen.
-        for name, run in candidates.items():
+        for dtype in modes
+    }
+    found: list[Result] = []
+    for dtype, mode in modes.items():
+        # Before anything ran in this process: memory that was freed would be taken again unseen.
+        for name, run in steps[dtype].items():
             peak = peak_memory(run, device)
             found.append(Result("training", name, "peak memory", mode, peak, peak, peak, "MiB"))
-        _check(model, packed, clips, device)
-        timed = race("training", "elastic_tiny, fsdd", mode, candidates, rounds, device)
-        found += timed
-        found += [_rate(result, len(clips)) for result in timed]
-        ideal, reached = tokens[0] / tokens[1], 1 / timed[1].ratio
-        share = 100 * reached / ideal
+    _check(model, packed, clips, device)
+    for dtype, mode in modes.items():
+        timed = race("training", "elastic_tiny, fsdd", mode, steps[dtype], rounds, device)
+        found += [*timed, *(_rate(result, len(clips)) for result in timed)]
+        share = 100 * tokens[1] / tokens[0] / timed[1].ratio
         found.append(Result("training", "packed", "of the ideal ratio", mode, share, share, share, "%"))
         if device.type == "cuda":
             found.append(_matmul_share(model, packed, timed[1], dtype, mode))
     return found
+
+
+def _batches(device: torch.device) -> tuple[list[Tensor], Batch, Batch]:
+    """Noise of FSDD's lengths for one pack: its clips, padded to the longest, and packed as the loader does it."""
+    lengths = lengths_like("fsdd", 1000)
+    chosen = next_fit([8 * -(-frames // 16) for frames in lengths], BUDGET)[0]
+    random = torch.Generator().manual_seed(0)
+    clips = [torch.randn(frames, 128, generator=random) for frames in sorted(lengths[place] for place in chosen)]
+    target = torch.eye(10)[torch.arange(len(clips)) % 10]
+    padded = pack([torch.nn.functional.pad(clip, (0, 0, 0, len(clips[-1]) - len(clip))) for clip in clips], target)
+    return clips, padded.to(device), pack(clips, target).to(device)
 
 
 def _rate(result: Result, clips: int) -> Result:

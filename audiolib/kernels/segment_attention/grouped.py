@@ -1,5 +1,7 @@
 """Segment attention segment by segment, without any mask: segments of equal length go through one call."""
 
+from itertools import groupby
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -7,18 +9,20 @@ from torch.nn.functional import scaled_dot_product_attention
 
 def grouped(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scale: float | None = None) -> Tensor:
     """See the contract in `__init__.py`; linear in the number of segments, each quadratic in its own length."""
-    if len(set(lengths)) == 1:
+    runs = [(length, len(list(members))) for length, members in groupby(lengths)]
+    if len(runs) == 1:
         return _equal(query, key, value, lengths[0], scale)
+    if len(runs) == len(set(lengths)):  # Equal lengths lie side by side, as the loader leaves them: nothing is copied.
+        sizes = [length * count for length, count in runs]
+        parts = zip(*(tensor.split(sizes) for tensor in (query, key, value)), runs, strict=True)
+        return torch.cat([_equal(q, k, v, length, scale) for q, k, v, (length, _) in parts])
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
     pieces = [tensor.split(lengths) for tensor in (query, key, value)]
-    places: dict[int, list[int]] = {}
-    for place, length in enumerate(lengths):
-        places.setdefault(length, []).append(place)
-    out: list[Tensor | None] = [None] * len(lengths)
-    for length, members in places.items():
-        q, k, v = (torch.cat([piece[place] for place in members]) for piece in pieces)
-        for place, part in zip(members, _equal(q, k, v, length, scale).split(length), strict=True):
-            out[place] = part
-    return torch.cat(out)
+    q, k, v = (torch.cat([piece[place] for place in order]) for piece in pieces)
+    ordered = tuple(lengths[place] for place in order)
+    out = grouped(q, k, v, ordered, scale).split(ordered)
+    back = sorted(range(len(order)), key=lambda place: order[place])
+    return torch.cat([out[place] for place in back])
 
 
 def _equal(query: Tensor, key: Tensor, value: Tensor, length: int, scale: float | None) -> Tensor:
