@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from audiolib.results import matrix
+from audiolib.results import AXES, along, at_patch_16, matrix, measured_axes
 
 mpl.rcParams["svg.hashsalt"] = "audiolib"  # Equal figures get equal bytes.
 mpl.rcParams["svg.fonttype"] = "none"
@@ -139,27 +139,47 @@ def spectrograms(examples: dict[str, np.ndarray], hop_ms: float) -> Figure:
     return figure
 
 
-def training_cost(rows: pl.DataFrame, order: list[str]) -> Figure:
-    """Accuracy at 16 x 16 over the multiply-accumulates of training: a point for each model, a map for each corpus.
+def study_lines(rows: pl.DataFrame, order: list[str]) -> Figure:
+    """A study: accuracy along each axis it has measured, and at 16 x 16 over the cost of training; a line a corpus.
 
     Args:
-        rows: kept rows of a study.
+        rows: kept rows.
         order: models, in the order of the legend.
     """
-    corpora = rows["corpus"].unique(maintain_order=True).to_list()
-    figure = Figure(figsize=(5.6 * len(corpora), 4.2), layout="constrained")
-    for axes, corpus in zip(np.atleast_1d(figure.subplots(1, len(corpora))), corpora, strict=True):
-        own = rows.filter(pl.col("corpus") == corpus)
-        for number, model in enumerate(order):
-            mine = own.filter(pl.col("model") == model)
-            home = mine.filter((pl.col("metric") == "accuracy") & (pl.col("patch_f") == 16) & (pl.col("patch_t") == 16))
-            cost = mine.filter(pl.col("metric") == "train_gmac")["value"]
-            if len(home) and len(cost):
-                spread = home["value"].std() if len(home) > 1 else 0.0
-                axes.errorbar(
-                    cost.mean() / 1e3, 100 * home["value"].mean(), 100 * spread, fmt="os^Dv"[number % 5], label=model
-                )
-        axes.set(title=corpus, xlabel="training cost (TMAC)", ylabel="accuracy at patch 16 (%)")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    corpora, panels = rows["corpus"].unique(maintain_order=True).to_list(), [*measured_axes(rows), "cost"]
+    figure = Figure(figsize=(5.2 * len(panels), 4.2 * len(corpora)), layout="constrained")
+    grid = figure.subplots(len(corpora), len(panels), squeeze=False)
+    for line, corpus in zip(grid, corpora, strict=True):
+        for axes, panel in zip(line, panels, strict=True):
+            for number, model in enumerate(order):
+                own = rows.filter((pl.col("corpus") == corpus) & (pl.col("model") == model))
+                if len(own):
+                    style = {"color": f"C{number % 10}", "marker": "os^Dv"[number % 5], "ms": 4, "label": model}
+                    x, y, spread = _cost_point(own) if panel == "cost" else _line(own, panel)
+                    axes.errorbar(x, y, spread, lw=1.2, **style)
+            axes.set(title=corpus, xlabel=_LABELS[panel], ylabel="accuracy (%)")
+            axes.grid(alpha=0.3)
+        line[-1].legend(fontsize=8)
     return figure
+
+
+_LABELS = {
+    "patch": "patch size",
+    "length": "clip length (s)",
+    "hop": "hop (ms)",
+    "cost": "10^12 multiply-accumulates of training",
+}
+
+
+def _line(rows: pl.DataFrame, axis: str) -> tuple[pl.Series, pl.Series, pl.Series]:
+    """Places, mean and spread over seeds, in per cent."""
+    place = AXES[axis][0]
+    value = pl.col("value") * 100
+    found = along(rows, axis).group_by(place).agg(value.mean(), value.std().fill_null(0).alias("spread")).sort(place)
+    return found[place], found["value"], found["spread"]
+
+
+def _cost_point(rows: pl.DataFrame) -> tuple[float, float, float]:
+    values = 100 * np.array(at_patch_16(rows))
+    cost = rows.filter(pl.col("metric") == "train_gmac")["value"].mean()
+    return cost / 1e3, float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0

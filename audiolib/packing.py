@@ -3,6 +3,8 @@
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
+from audiolib.errors import AudiolibError
+
 Pack = list[int]  # places of clips in the order that was given
 
 
@@ -64,10 +66,11 @@ def at_least(packs: list[Pack], clips: int) -> list[Pack]:
     """Put packs of fewer than `clips` clips together, so that every worker has one.
 
     Raises:
-        ValueError: there are not that many clips in all.
+        AudiolibError: there are not that many clips in all.
     """
     if sum(map(len, packs)) < clips:
-        raise ValueError(f"{sum(map(len, packs))} clips cannot be shared by {clips} workers")
+        held = sum(map(len, packs))
+        raise AudiolibError(f"{held} training clips cannot be shared by {clips} workers; lower train.num_workers")
     enough: list[Pack] = []
     for pack in sorted(packs, key=len):
         if enough and len(enough[-1]) < clips:

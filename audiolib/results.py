@@ -122,6 +122,26 @@ def at_home(rows: pl.DataFrame, axis: str, own: Home) -> pl.DataFrame:
 AXES = {"patch": ["patch_t", "patch_f"], "length": ["seconds"], "hop": ["hop_ms"]}
 
 
+def along(rows: pl.DataFrame, axis: str) -> pl.DataFrame:
+    """Accuracy rows of one model along `patch`, `length` or `hop`, the rest being where most of its rows are."""
+    found = rows.filter(pl.col("metric") == "accuracy")
+    for name in (name for other, names in AXES.items() if other != axis for name in names):
+        found = found.filter(pl.col(name) == found[name].mode().sort().first())
+    return found.sort(AXES[axis])
+
+
+def measured_axes(rows: pl.DataFrame) -> list[str]:
+    """The axes along which a study has more than one value."""
+    found = rows.filter(pl.col("metric") == "accuracy")
+    models = [found.filter(pl.col("model") == name) for name in found["model"].unique()]
+    return [axis for axis, names in AXES.items() if any(len(along(own, axis).unique(names)) > 1 for own in models)]
+
+
+def at_patch_16(rows: pl.DataFrame) -> list[float]:
+    """Accuracy of one model at 16 x 16, its own hop and the corpus' clip length, for each seed."""
+    return along(rows, "patch").filter((pl.col("patch_f") == 16) & (pl.col("patch_t") == 16))["value"].to_list()
+
+
 def summary(rows: pl.DataFrame, own: Home) -> dict[str, dict[str, Any]]:
     """For each stage: the main metric at home, by patch, length and hop; the mean over patches; worst over best."""
     metric, found = main_metric(rows), {}

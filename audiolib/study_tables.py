@@ -3,7 +3,6 @@
 python -m audiolib.study_tables flexi
 """
 
-import math
 import statistics
 import sys
 from collections.abc import Iterable
@@ -13,9 +12,9 @@ import polars as pl
 
 from audiolib.errors import AudiolibError, run_main
 from audiolib.evidence import RESULTS, read_evidence
-from audiolib.figures import training_cost
+from audiolib.figures import study_lines
 from audiolib.files import atomic_path, write_text
-from audiolib.results import patch_name
+from audiolib.results import AXES, along, at_patch_16, measured_axes, patch_name
 from audiolib.study import read_study
 
 
@@ -37,14 +36,17 @@ def render(name: str) -> str:
         f"`python -m audiolib.study {name}`, which continues where it stopped. Runs: `configs/study/{name}.yaml`.",
         f"Commits: {', '.join(_distinct(rows, 'commit'))}. Machine: {'; '.join(_distinct(rows, 'machine'))}. "
         f"Precision: {study.precision}. Mean ± standard deviation over seeds.",
+        f"![accuracy along each axis and over the cost of training]({name}.png)",
     ]
     for corpus in [corpus for corpus in study.corpora if corpus in rows["corpus"]]:
         own = rows.filter(pl.col("corpus") == corpus)
         seeds, clips = _distinct(own, "seed"), own["n"].drop_nulls().max()
         parts += [f"## {corpus}", f"Seeds {', '.join(seeds)}; {clips} test clips. Accuracy in %."]
-        for axis, values in _axes(own).items():
-            if len(values) > 1:
-                parts += [f"Over {axis}:", _accuracy_table(own, axis, values, order)]
+        parts += [
+            part
+            for axis in measured_axes(own)
+            for part in (f"Over {_TITLES[axis]}:", _accuracy_table(own, axis, order))
+        ]
         parts += [f"Cost of training; the ratios are to `{order[0]}`:", _cost_table(own, order)]
     notes = RESULTS / f"{name}.notes.md"
     if notes.exists():
@@ -56,37 +58,27 @@ def _distinct(rows: pl.DataFrame, column: str) -> list[str]:
     return [str(value) for value in rows[column].unique().sort()]
 
 
-_COLUMNS = {"patch size": ("patch_f", "patch_t"), "clip length": ("seconds",), "hop": ("hop_ms",)}
+_TITLES = {"patch": "patch size", "length": "clip length", "hop": "hop"}
 
 
-def _axes(rows: pl.DataFrame) -> dict[str, list[tuple[Any, ...]]]:
-    """The values that each axis was measured at."""
-    found = rows.filter(pl.col("metric") == "accuracy")
-    return {axis: sorted(set(found.select(*names).rows())) for axis, names in _COLUMNS.items()}
-
-
-def _accuracy_table(rows: pl.DataFrame, axis: str, values: list[tuple[Any, ...]], order: list[str]) -> str:
-    """One line a model: accuracy along an axis, the others being where most of the model's rows are; mean last."""
-    found = rows.filter(pl.col("metric") == "accuracy")
+def _accuracy_table(rows: pl.DataFrame, axis: str, order: list[str]) -> str:
+    """One line a model: accuracy along an axis, and its mean."""
+    models = {name: along(rows.filter(pl.col("model") == name), axis) for name in order if name in rows["model"]}
+    values = sorted({value for own in models.values() for value in own.select(AXES[axis]).rows()})
     lines = [["model", *(_label(axis, value) for value in values), "mean"]]
-    for model in [model for model in order if model in found["model"]]:
-        own = found.filter(pl.col("model") == model)
-        for other in (name for names in _COLUMNS.values() for name in names if name not in _COLUMNS[axis]):
-            if axis != "hop" or other != "hop_ms":
-                own = own.filter(pl.col(other) == own[other].mode().sort()[0])
+    for name, own in models.items():
         cells = []
         for value in values:
-            here = [pl.col(name) == part for name, part in zip(_COLUMNS[axis], value, strict=True)]
-            cells.append(own.filter(*here).unique(["seed"])["value"].to_list())
-        mean = statistics.mean([v for cell in cells for v in cell]) if any(cells) else math.nan
-        lines.append([model, *(_spread([100 * v for v in cell]) for cell in cells), f"{100 * mean:.1f}"])
+            here = [pl.col(column) == part for column, part in zip(AXES[axis], value, strict=True)]
+            cells.append(own.filter(here)["value"].to_list())
+        lines.append([name, *(_spread([100 * v for v in cell]) for cell in cells), f"{100 * own['value'].mean():.1f}"])
     return _markdown(lines)
 
 
 def _label(axis: str, value: tuple[Any, ...]) -> str:
-    if axis == "patch size":
-        return patch_name(*value)
-    return f"{value[0]:g} s" if axis == "clip length" else f"{value[0]:g} ms"
+    if axis == "patch":
+        return patch_name(value[1], value[0])
+    return f"{value[0]:g} s" if axis == "length" else f"{value[0]:g} ms"
 
 
 def _cost_table(rows: pl.DataFrame, order: list[str]) -> str:
@@ -94,8 +86,7 @@ def _cost_table(rows: pl.DataFrame, order: list[str]) -> str:
     first: dict[str, float] = {}
     for model in [model for model in order if model in rows["model"]]:
         own = rows.filter(pl.col("model") == model)
-        home = own.filter((pl.col("metric") == "accuracy") & (pl.col("patch_f") == 16) & (pl.col("patch_t") == 16))
-        line = [model, _spread([100 * value for value in home["value"]])]
+        line = [model, _spread([100 * value for value in at_patch_16(own)])]
         for metric, unit in (("train_gmac", 1.0), ("train_tokens", 1e6), ("train_seconds", 1.0)):
             mean = statistics.mean(own.filter(pl.col("metric") == metric)["value"].to_list())
             ratio = mean / first.setdefault(metric, mean)
@@ -119,9 +110,9 @@ def _markdown(lines: list[list[str]]) -> str:
 
 
 def write(name: str) -> None:
-    """Write a study's page, and the picture of accuracy over the cost of training."""
+    """Write a study's page and its picture."""
     write_text(RESULTS / f"{name}.md", render(name))
-    figure = training_cost(read_evidence(name), [run.name for run in read_study(name).runs])
+    figure = study_lines(read_evidence(name), [run.name for run in read_study(name).runs])
     with atomic_path(RESULTS / f"{name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 

@@ -92,7 +92,8 @@ class Trainer:
         """The implementation by name, chosen once for the whole training."""
         asked = self.job.settings.attention
         if asked == "auto":
-            asked = choose(self.device, torch.bfloat16 if self.bf16 else torch.float32)
+            kind = torch.bfloat16 if self.bf16 else torch.float32
+            asked = choose(self.device, kind, equal=self.job.recipe.packing is None)
         if self.rank == 0:
             say(f"{self.job.stage}: attention {asked}, {'bfloat16' if self.bf16 else 'float32'} on {self.device}")
         return asked

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from audiolib.errors import AudiolibError
 from audiolib.packing import at_least, best_fit, deal, fill, next_fit
 
 
@@ -71,5 +72,5 @@ def test_packs_of_too_few_clips_are_put_together():
     packs = at_least([[0], [1, 2, 3], [4], [5]], 2)
     assert sorted(place for pack in packs for place in pack) == [0, 1, 2, 3, 4, 5]
     assert min(map(len, packs)) >= 2
-    with pytest.raises(ValueError, match="1 clips cannot be shared by 2 workers"):
+    with pytest.raises(AudiolibError, match="1 training clips cannot be shared by 2 workers"):
         at_least([[0]], 2)

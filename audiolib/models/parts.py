@@ -26,7 +26,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, lengths: tuple[int, ...]) -> Tensor:
         """(n, d) tokens of clips with `lengths` tokens each."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)  # each (n, h, k)
-        attend = IMPLEMENTATIONS[choose(x.device, query.dtype) if self.impl == "auto" else self.impl]
+        impl = self.impl
+        if impl == "auto":
+            impl = choose(x.device, query.dtype, equal=len(set(lengths)) == 1)
+        attend = IMPLEMENTATIONS[impl]
         return self.project(attend(query, key, value, lengths=lengths, scale=self.scale).flatten(1))
 
 

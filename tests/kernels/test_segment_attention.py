@@ -54,8 +54,9 @@ def test_on_a_gpu_forward_and_gradients_are_as_good_as_arithmetic_allows(impl, d
     assert failures(IMPLEMENTATIONS[impl], naive, tensors, lengths=lengths, scale=scale) == []
 
 
-def test_the_choice_depends_on_device_and_dtype_alone():
-    assert choose(torch.device("cpu"), torch.float32) == choose(torch.device("cpu"), torch.bfloat16) == "grouped"
+def test_the_choice_for_the_cpu_and_for_equal_lengths():
+    for dtype in (torch.float32, torch.bfloat16):
+        assert choose(torch.device("cpu"), dtype, equal=False) == choose(GPU, dtype, equal=True) == "grouped"
 
 
 def test_naive_on_values_computed_by_hand():

@@ -69,8 +69,8 @@ def test_gradients_of_a_pack_are_the_sum_of_those_of_its_clips():
         assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("frames", [1, 15, 16, 17, 128, 129, 6000])
-def test_any_length_from_one_frame_to_a_minute(frames):
+@pytest.mark.parametrize("frames", [1, 15, 16, 17, 128, 129, 12001])
+def test_any_length_from_one_frame_to_two_minutes(frames):
     net = model(depth=1, width=24, heads=2).eval()
     sound = torch.randn(frames, 128, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.inference_mode():

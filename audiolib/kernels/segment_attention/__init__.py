@@ -25,9 +25,9 @@ IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def choose(device: torch.device, dtype: torch.dtype) -> str:
-    """The fastest implementation that can run there."""
-    if device.type != "cuda":
+def choose(device: torch.device, dtype: torch.dtype, *, equal: bool) -> str:
+    """The fastest implementation that can run there; segments of one length are a plain batch for `grouped`."""
+    if equal or device.type != "cuda":
         return "grouped"
     half = dtype in (torch.float16, torch.bfloat16)
     return "varlen" if half and torch.cuda.get_device_capability(device) >= (8, 0) else "flex"
