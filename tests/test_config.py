@@ -75,11 +75,16 @@ def test_the_sections_that_a_stage_may_read_are_those_of_the_file():
         ("configs/model/flexi.yaml", "pretrain.phases.0.method", "none", "method 'none' goes with compression 1"),
         ("configs/model/flexi.yaml", "finetune.schedule", "steps", "steps: .start, every, factor. go together"),
         ("configs/model/flexi.yaml", "finetune.patch_probabilities", [1.0], "one value per entry of patch_sizes"),
+        ("configs/model/elastic.yaml", "finetune.batch_size", 32, "either batch_size .* or packing"),
+        ("configs/model/elastic.yaml", "finetune.packing", "delete", "either batch_size .* or packing"),
+        ("configs/model/elastic.yaml", "finetune.packing.hops_ms", [], "finetune.packing.hops_ms: .*at least 1"),
         ("configs/data/synthetic.yaml", "source.corpus", "nosuch", "configs/data/synthetic.yaml.source"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_path_of_the_key(project, file, keys, value, message):
     change(project / file, keys, value)
+    if file.startswith("configs/model"):
+        change(project / "params.yaml", "model", Path(file).stem)
     with pytest.raises(AudiolibError, match=message) as caught:
         check(project)
     assert "\n" not in str(caught.value)

@@ -1,0 +1,35 @@
+"""Selective scan, the recurrence of Mamba, inside each segment of a pack (papers.md 4.1).
+
+For every channel and state, along the tokens of a segment:
+    step_t  = softplus(delta_t + delta_bias)
+    state_t = exp(step_t A) state_(t-1) + step_t B_t u_t
+    y_t     = C_t state_t + D u_t
+    out_t   = y_t silu(z_t)
+
+Contract of every implementation, called as `scan(u, delta, A, B, C, ...)`:
+    u, delta     (n, e) tokens of all segments end to end, and their steps before bias and softplus
+    A            (e, j), negative
+    B, C         (n, j)
+    D            (e,) or null: no direct term
+    z            (n, e) or null: no gate
+    delta_bias   (e,) or null
+    softplus     whether steps go through softplus
+    lengths      tokens of each segment, summing to n; on the host
+    reverse      scan each segment from its last token to its first
+    first        (m, e, j) state before each segment; null = zeros; takes no gradient
+    returns      (n, e), and with `return_last` also the states (m, e, j) after each segment, which take no gradient
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from audiolib.kernels.selective_scan.cpp import cpp
+from audiolib.kernels.selective_scan.naive import naive
+
+IMPLEMENTATIONS: dict[str, Callable[..., object]] = {"naive": naive, "cpp": cpp}
+
+
+def choose(device: torch.device) -> str:
+    """The fastest implementation that can run there."""
+    return "cpp" if device.type == "cpu" else "naive"

@@ -1,0 +1,292 @@
+// Selective scan on the CPU, forward and backward, in float32; the contract is in __init__.py.
+//
+// A block of W channels (the width of a vector register) is independent of all others, so the threads share the blocks,
+// and every sum over time belongs to one thread. The (tokens, channels, states) intermediates are never stored: the
+// forward pass leaves the states at every CHUNK-th token of a segment, the backward pass recomputes a chunk from there.
+// Only the gradients of B and C are sums over channels: each thread adds up whole vectors, and folds them once a chunk.
+
+#include <ATen/Parallel.h>
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+using Vec = at::vec::Vectorized<float>;
+constexpr int64_t W = Vec::size();
+constexpr int64_t CHUNK = 64;
+
+namespace {
+
+// Within two units in the last place for what a scan needs, inlined where a call would spill every register.
+inline Vec exponential(const Vec& x) {
+  const Vec bounded = at::vec::clamp(x, Vec(-87.0f), Vec(88.0f));
+  const Vec whole = (bounded * Vec(1.44269504f)).round();
+  const Vec r = at::vec::fmadd(whole, Vec(2.12194440e-4f), at::vec::fmadd(whole, Vec(-0.693359375f), bounded));
+  Vec p = Vec(1.9875691500e-4f);
+  p = at::vec::fmadd(p, r, Vec(1.3981999507e-3f));
+  p = at::vec::fmadd(p, r, Vec(8.3334519073e-3f));
+  p = at::vec::fmadd(p, r, Vec(4.1665795894e-2f));
+  p = at::vec::fmadd(p, r, Vec(1.6666665459e-1f));
+  p = at::vec::fmadd(p, r, Vec(5.0000001201e-1f));
+  p = at::vec::fmadd(p, r * r, r + Vec(1.0f));
+  const auto exponent = at::vec::convert_to_int_of_same_size(whole) + at::vec::Vectorized<int32_t>(127);
+  const auto bits = exponent << at::vec::Vectorized<int32_t>(23);
+  return p * at::vec::cast<float, int32_t>(bits);
+}
+
+inline Vec sigmoid(const Vec& x) { return Vec(1.0f) / (Vec(1.0f) + exponential(x.neg())); }
+
+// log(1 + exp(x)) without overflow.
+inline Vec softplus(const Vec& x) {
+  return at::vec::maximum(x, Vec(0.0f)) + exponential(x.abs().neg()).log1p();
+}
+
+}  // namespace
+
+extern "C" {
+
+// All that both passes read. Pointers may be null where the contract says so; strides are in elements, from token to token.
+struct Scan {
+  const float *u, *delta, *a, *b, *c, *d, *z, *bias;  // a is (states, channels)
+  const int64_t* bounds;                              // segments + 1 cumulative lengths
+  const float* first;                                 // (segments, states, channels) or null
+  int64_t segments, channels, states;
+  int64_t u_stride, delta_stride, b_stride, c_stride, z_stride;
+  int64_t softplus, reverse;
+};
+
+struct Gradients {
+  const float* out;                                    // (tokens, channels)
+  float *u, *delta, *a, *b, *c, *d, *z, *bias;         // of the shapes of the inputs, contiguous; a, d, bias start at 0
+  float* partial;                                      // (threads, 2, tokens, states), starts at 0
+};
+
+int64_t scan_chunk() { return CHUNK; }
+
+int64_t scan_width() { return W; }
+}
+
+namespace {
+
+template <int64_t J>
+struct Block {
+  const Scan& in;
+  const int64_t channel, width;
+
+  Block(const Scan& scan, int64_t block)
+      : in(scan), channel(block * W), width(std::min(W, scan.channels - block * W)) {}
+
+  Vec load(const float* from) const { return width == W ? Vec::loadu(from + channel) : Vec::loadu(from + channel, width); }
+  void store(const Vec& value, float* to) const { width == W ? value.store(to + channel) : value.store(to + channel, width); }
+  void add(const Vec& value, float* to) const { store(load(to) + value, to); }
+
+  // The step that a token stands for, after bias and softplus.
+  Vec step(int64_t token) const {
+    Vec raw = load(in.delta + token * in.delta_stride);
+    if (in.bias) raw = raw + load(in.bias);
+    return in.softplus ? softplus(raw) : raw;
+  }
+
+  void load_state(Vec* state, const float* from) const {
+    for (int64_t j = 0; j < J; ++j) state[j] = from ? load(from + j * in.channels) : Vec(0.0f);
+  }
+
+  void store_state(const Vec* state, float* to) const {
+    for (int64_t j = 0; j < J; ++j) store(state[j], to + j * in.channels);
+  }
+};
+
+// The token that is visited as the i-th of its segment.
+inline int64_t visited(const Scan& in, int64_t segment, int64_t i) {
+  return in.reverse ? in.bounds[segment + 1] - 1 - i : in.bounds[segment] + i;
+}
+
+template <int64_t J>
+void forward_block(const Scan& in, int64_t number, float* out, float* chunks, float* last) {
+  const Block<J> block(in, number);
+  const int64_t plane = J * in.channels;
+  Vec a[J], state[J];
+  block.load_state(a, in.a);
+  const Vec skip = in.d ? block.load(in.d) : Vec(0.0f);
+  for (int64_t segment = 0; segment < in.segments; ++segment) {
+    const int64_t length = in.bounds[segment + 1] - in.bounds[segment];
+    block.load_state(state, in.first ? in.first + segment * plane : nullptr);
+    for (int64_t i = 0; i < length; ++i) {
+      if (chunks && i % CHUNK == 0) {
+        block.store_state(state, chunks);
+        chunks += plane;
+      }
+      const int64_t token = visited(in, segment, i);
+      const Vec u = block.load(in.u + token * in.u_stride), delta = block.step(token), push = delta * u;
+      const float *b = in.b + token * in.b_stride, *c = in.c + token * in.c_stride;
+      Vec y = skip * u;
+      for (int64_t j = 0; j < J; ++j) {
+        state[j] = at::vec::fmadd(exponential(delta * a[j]), state[j], push * Vec(b[j]));
+        y = at::vec::fmadd(Vec(c[j]), state[j], y);
+      }
+      if (in.z) {
+        const Vec z = block.load(in.z + token * in.z_stride);
+        y = y * z * sigmoid(z);
+      }
+      block.store(y, out + token * in.channels);
+    }
+    if (last) block.store_state(state, last + segment * plane);
+  }
+}
+
+// What a thread keeps of one chunk: decays and states of its tokens, and the vectors that B and C gather.
+template <int64_t J>
+struct Scratch {
+  Vec decay[CHUNK][J], state[CHUNK + 1][J], y[CHUNK], delta[CHUNK];
+  Vec to_b[CHUNK][J], to_c[CHUNK][J];
+};
+
+template <int64_t J>
+void recompute(const Block<J>& block, const Vec* a, const Vec& skip, int64_t segment, int64_t from, int64_t count,
+               const float* chunk, Scratch<J>& kept) {
+  const Scan& in = block.in;
+  block.load_state(kept.state[0], chunk);
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t token = visited(in, segment, from + k);
+    const Vec u = block.load(in.u + token * in.u_stride), delta = block.step(token), push = delta * u;
+    const float *b = in.b + token * in.b_stride, *c = in.c + token * in.c_stride;
+    Vec y = skip * u;
+    for (int64_t j = 0; j < J; ++j) {
+      kept.decay[k][j] = exponential(delta * a[j]);
+      kept.state[k + 1][j] = at::vec::fmadd(kept.decay[k][j], kept.state[k][j], push * Vec(b[j]));
+      y = at::vec::fmadd(Vec(c[j]), kept.state[k + 1][j], y);
+    }
+    kept.y[k] = y;
+    kept.delta[k] = delta;
+  }
+}
+
+// One chunk of one block, from its last token to its first; `carry` is the gradient that reaches the state after it.
+template <int64_t J>
+void backward_chunk(const Block<J>& block, const Vec* a, const Vec& skip, Vec* carry, int64_t segment, int64_t from,
+                    int64_t count, Scratch<J>& kept, const Gradients& grad) {
+  const Scan& in = block.in;
+  Vec to_a[J], to_skip(0.0f), to_bias(0.0f);
+  for (int64_t j = 0; j < J; ++j) to_a[j] = Vec(0.0f);
+  for (int64_t k = count - 1; k >= 0; --k) {
+    const int64_t token = visited(in, segment, from + k);
+    const Vec u = block.load(in.u + token * in.u_stride), delta = kept.delta[k], push = delta * u;
+    const float *b = in.b + token * in.b_stride, *c = in.c + token * in.c_stride;
+    Vec to_y = block.load(grad.out + token * in.channels);
+    if (in.z) {
+      const Vec z = block.load(in.z + token * in.z_stride), gate = sigmoid(z);
+      block.store(to_y * kept.y[k] * gate * (Vec(1.0f) + z * (Vec(1.0f) - gate)), grad.z + token * in.channels);
+      to_y = to_y * z * gate;
+    }
+    Vec to_push(0.0f), to_delta(0.0f);
+    for (int64_t j = 0; j < J; ++j) {
+      const Vec to_state = at::vec::fmadd(to_y, Vec(c[j]), carry[j]);
+      kept.to_c[k][j] = at::vec::fmadd(to_y, kept.state[k + 1][j], kept.to_c[k][j]);
+      kept.to_b[k][j] = at::vec::fmadd(to_state, push, kept.to_b[k][j]);
+      to_push = at::vec::fmadd(to_state, Vec(b[j]), to_push);
+      carry[j] = to_state * kept.decay[k][j];
+      const Vec to_exponent = carry[j] * kept.state[k][j];
+      to_delta = at::vec::fmadd(to_exponent, a[j], to_delta);
+      to_a[j] = at::vec::fmadd(to_exponent, delta, to_a[j]);
+    }
+    block.store(at::vec::fmadd(to_push, delta, to_y * skip), grad.u + token * in.channels);
+    to_skip = at::vec::fmadd(to_y, u, to_skip);
+    to_delta = at::vec::fmadd(to_push, u, to_delta);
+    if (in.softplus) to_delta = to_delta * (Vec(1.0f) - exponential(delta.neg()));  // softplus' = 1 - exp(-softplus)
+    block.store(to_delta, grad.delta + token * in.channels);
+    to_bias = to_bias + to_delta;
+  }
+  for (int64_t j = 0; j < J; ++j) block.add(to_a[j], grad.a + j * in.channels);
+  if (grad.d) block.add(to_skip, grad.d);
+  if (grad.bias) block.add(to_bias, grad.bias);
+}
+
+template <int64_t J>
+void fold(const Scan& in, int64_t segment, int64_t from, int64_t count, Scratch<J>& kept, float* to_b, float* to_c) {
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t place = visited(in, segment, from + k) * J;
+    for (int64_t j = 0; j < J; ++j) {
+      const auto sum = [](Vec x) { return at::vec::vec_reduce_all<float>([](Vec& p, Vec& q) { return p + q; }, x); };
+      to_b[place + j] = sum(kept.to_b[k][j]);
+      to_c[place + j] = sum(kept.to_c[k][j]);
+    }
+  }
+}
+
+// All chunks, the last first, of the blocks [begin, end).
+template <int64_t J>
+void backward_blocks(const Scan& in, int64_t begin, int64_t end, const float* chunks, const Gradients& grad, float* to_b,
+                     float* to_c) {
+  const int64_t plane = J * in.channels;
+  std::vector<Vec> carries((end - begin) * J);
+  const auto kept = std::make_unique<Scratch<J>>();
+  int64_t number = 0;
+  for (int64_t segment = 0; segment < in.segments; ++segment)
+    number += (in.bounds[segment + 1] - in.bounds[segment] + CHUNK - 1) / CHUNK;
+  for (int64_t segment = in.segments - 1; segment >= 0; --segment) {
+    const int64_t length = in.bounds[segment + 1] - in.bounds[segment];
+    std::fill(carries.begin(), carries.end(), Vec(0.0f));
+    for (int64_t from = (length - 1) / CHUNK * CHUNK; from >= 0 && length > 0; from -= CHUNK) {
+      const int64_t count = std::min(CHUNK, length - from);
+      --number;
+      for (int64_t k = 0; k < count; ++k)
+        for (int64_t j = 0; j < J; ++j) kept->to_b[k][j] = kept->to_c[k][j] = Vec(0.0f);
+      for (int64_t place = begin; place < end; ++place) {
+        const Block<J> block(in, place);
+        Vec a[J];
+        block.load_state(a, in.a);
+        const Vec skip = in.d ? block.load(in.d) : Vec(0.0f);
+        recompute<J>(block, a, skip, segment, from, count, chunks + number * plane, *kept);
+        backward_chunk<J>(block, a, skip, &carries[(place - begin) * J], segment, from, count, *kept, grad);
+      }
+      fold<J>(in, segment, from, count, *kept, to_b, to_c);
+    }
+  }
+}
+
+template <int64_t J>
+void forward(const Scan& in, float* out, float* chunks, float* last) {
+  at::parallel_for(0, (in.channels + W - 1) / W, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t number = begin; number < end; ++number) forward_block<J>(in, number, out, chunks, last);
+  });
+}
+
+template <int64_t J>
+void backward(const Scan& in, const float* chunks, const Gradients& grad) {
+  const int64_t tokens = in.bounds[in.segments];
+  at::parallel_for(0, (in.channels + W - 1) / W, 1, [&](int64_t begin, int64_t end) {
+    float* own = grad.partial + at::get_thread_num() * 2 * tokens * J;
+    backward_blocks<J>(in, begin, end, chunks, grad, own, own + tokens * J);
+  });
+}
+
+}  // namespace
+
+extern "C" {
+
+// Returns 0, or 1 when there is no version for this number of states.
+int scan_forward(const Scan* in, float* out, float* chunks, float* last) {
+  switch (in->states) {
+    case 1: forward<1>(*in, out, chunks, last); return 0;
+    case 4: forward<4>(*in, out, chunks, last); return 0;
+    case 8: forward<8>(*in, out, chunks, last); return 0;
+    case 16: forward<16>(*in, out, chunks, last); return 0;
+    case 32: forward<32>(*in, out, chunks, last); return 0;
+    default: return 1;
+  }
+}
+
+int scan_backward(const Scan* in, const float* chunks, const Gradients* grad) {
+  switch (in->states) {
+    case 1: backward<1>(*in, chunks, *grad); return 0;
+    case 4: backward<4>(*in, chunks, *grad); return 0;
+    case 8: backward<8>(*in, chunks, *grad); return 0;
+    case 16: backward<16>(*in, chunks, *grad); return 0;
+    case 32: backward<32>(*in, chunks, *grad); return 0;
+    default: return 1;
+  }
+}
+}

@@ -1,0 +1,117 @@
+"""Every implementation of the selective scan against the naive one in float64, on the shared cases."""
+
+import pytest
+import torch
+
+from audiolib.kernels import compile as build
+from audiolib.kernels.check import failures
+from audiolib.kernels.selective_scan import IMPLEMENTATIONS, cpp, naive
+from audiolib.kernels.selective_scan.cases import CASES, inputs
+
+FAST = [name for name in IMPLEMENTATIONS if name != "naive"]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("impl", FAST)
+def test_forward_and_gradients_are_as_good_as_arithmetic_allows(impl, case):
+    tensors, options = inputs(case)
+    assert failures(IMPLEMENTATIONS[impl], naive, tensors, **options) == []
+
+
+def test_naive_on_values_computed_by_hand():
+    """Two tokens, one channel, one state, steps 1 and 2 without softplus; A = -1."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    u, delta = torch.tensor([[3.0], [5.0]]).double(), torch.tensor([[1.0], [2.0]]).double()
+    b, c = torch.tensor([[2.0], [1.0]]).double(), torch.tensor([[1.0], [4.0]]).double()
+    out, last = naive(u, delta, -one, b, c, softplus=False, lengths=(2,), return_last=True)
+    state = 6.0, 6.0 * torch.exp(torch.tensor(-2.0).double()).item() + 10.0
+    torch.testing.assert_close(out.flatten(), torch.tensor([state[0], 4 * state[1]]).double())
+    torch.testing.assert_close(last.flatten(), torch.tensor([state[1]]).double())
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_pack_is_its_segments_alone(impl, reverse):
+    tensors, options = inputs("ragged")
+    scan = IMPLEMENTATIONS[impl]
+    together = scan(**tensors, **{**options, "reverse": reverse})
+    fixed = {name: tensors[name] for name in ("A", "D", "delta_bias")}
+    split = {name: tensors[name].split(options["lengths"]) for name in ("u", "delta", "B", "C", "z")}
+    for number, (own, length) in enumerate(zip(together.split(options["lengths"]), options["lengths"], strict=True)):
+        part = {name: pieces[number] for name, pieces in split.items()}
+        alone = scan(**part, **fixed, lengths=(length,), reverse=reverse)
+        # torch's softplus and silu round by a vector's place in memory; the kernel's arithmetic does not.
+        torch.testing.assert_close(own, alone, rtol=0, atol=0 if impl != "naive" else 1e-6)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_reverse_is_the_scan_of_reversed_time(impl):
+    tensors, _ = inputs("63")
+    scan = IMPLEMENTATIONS[impl]
+    turned = {name: t.flip(0) if len(t) == 63 else t for name, t in tensors.items()}
+    backwards = scan(**tensors, lengths=(63,), reverse=True)
+    torch.testing.assert_close(backwards, scan(**turned, lengths=(63,)).flip(0), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("cut", [1, 40, 62])
+def test_a_scan_goes_on_from_the_state_it_left(impl, cut):
+    tensors, _ = inputs("63")
+    scan = IMPLEMENTATIONS[impl]
+    whole, end = scan(**tensors, lengths=(63,), return_last=True)
+    one, two = (
+        {n: t[part] if len(t) == 63 else t for n, t in tensors.items()} for part in (slice(cut), slice(cut, 63))
+    )
+    head, state = scan(**one, lengths=(cut,), return_last=True)
+    tail, last = scan(**two, lengths=(63 - cut,), first=state, return_last=True)
+    torch.testing.assert_close(torch.cat([head, tail]), whole, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(last, end, atol=1e-6, rtol=1e-5)
+
+
+def test_slices_of_a_wider_projection_are_read_where_they_are():
+    tensors, options = inputs("ragged")
+    wide = torch.cat([tensors["B"], tensors["C"], tensors["z"]], dim=1)
+    b, c, z = wide.split([16, 16, 40], dim=1)
+    assert not b.is_contiguous()
+    assert torch.equal(cpp(**tensors, **options), cpp(**{**tensors, "B": b, "C": c, "z": z}, **options))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_threads_changes_no_gradient_but_the_order_of_sums(threads):
+    tensors, options = inputs("513")
+    leaves = {name: t.clone().requires_grad_() for name, t in tensors.items()}
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        cpp(**leaves, **options).square().sum().backward()
+    finally:
+        torch.set_num_threads(before)
+    again = {name: t.clone().requires_grad_() for name, t in tensors.items()}
+    naive(**again, **options).square().sum().backward()
+    for name, leaf in leaves.items():
+        torch.testing.assert_close(leaf.grad, again[name].grad, atol=2e-3, rtol=1e-3)
+
+
+def test_an_unknown_number_of_states_says_what_to_do():
+    tensors, options = inputs("63")
+    narrow = {**tensors, "A": tensors["A"][:, :3], "B": tensors["B"][:, :3], "C": tensors["C"][:, :3]}
+    with pytest.raises(ValueError, match="not 3; set impl: naive"):
+        cpp(**narrow, **options)
+
+
+def test_without_a_compiler_the_error_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    source = tmp_path / "nothing.cpp"
+    source.write_text("int nothing() { return 0; }")
+    with pytest.raises(build.NoCompiler, match=r"needs a C\+\+ compiler"):
+        build.library(source)
+
+
+def test_code_that_does_not_compile_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "broken.cpp"
+    source.write_text("int broken( {")
+    with pytest.raises(build.NoCompiler, match=r"cannot compile broken\.cpp: .*error") as caught:
+        build.library(source)
+    assert "\n" not in str(caught.value) and not list((tmp_path / "audiolib").glob("*.so"))
