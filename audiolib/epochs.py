@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from audiolib.loader import Clips, Epoch, equal_steps, packed_steps
-from audiolib.models import SpectrogramTransformer
+from audiolib.models import Classifier
 from audiolib.packing import fill
 from audiolib.phases import phase_patch
 from audiolib.views import View, draw_views, phase_view
@@ -39,7 +39,7 @@ class Planner:
             longest = max(1, round(recipe.packing.longest_seconds * 1000 / self.hop_ms))
             self.frames = min(longest, max(self.lengths))
 
-    def epoch(self, phase: "Phase", number: int, model: SpectrogramTransformer, rank: int = 0, world: int = 1) -> Epoch:
+    def epoch(self, phase: "Phase", number: int, model: Classifier, rank: int = 0, world: int = 1) -> Epoch:
         """One epoch's steps; every worker gets the same plan and makes its own share."""
         recipe, packing = self.recipe, self.recipe.packing
         if packing is None:
@@ -58,7 +58,7 @@ class Planner:
         """How validation shows clips: as evaluation will, whole and at the stored hop or the phase's."""
         return phase_view(self.frames, phase, padded=self.recipe.packing is None)
 
-    def efficiency(self, epoch: Epoch, model: SpectrogramTransformer) -> float:
+    def efficiency(self, epoch: Epoch, model: Classifier) -> float:
         """Share of the processed tokens that hold sound: filled slots of packs, or unpadded tokens of equal clips."""
         every = [item for step in epoch.steps for share in step for item in share]
         tokens = [model.trained_tokens(view.seen) for _, view in every]
@@ -73,7 +73,7 @@ class Planner:
         packs = [list(range(first, last)) for first, last in pairwise(bounds)]
         return fill(tokens, packs, self.recipe.packing.tokens)
 
-    def gmac(self, phase: "Phase", number: int, model: SpectrogramTransformer) -> float:
+    def gmac(self, phase: "Phase", number: int, model: Classifier) -> float:
         """Expected multiply-accumulates (10^9) of an epoch's forward passes, over the sizes that may be drawn."""
         if self.recipe.packing is None:
             count = self.recipe.batch_size * max(1, len(self.clips) // self.recipe.batch_size)

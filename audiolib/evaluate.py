@@ -12,7 +12,7 @@ import torch
 from audiolib.files import digest
 from audiolib.loader import Clips, eval_batches, read_split
 from audiolib.metrics import accuracy, d_prime, mean_average_precision, wilson_interval
-from audiolib.models import SpectrogramTransformer
+from audiolib.models import Classifier
 from audiolib.predict import BATCH_FRAMES, pick_device
 from audiolib.pretrained import Card, load, load_card
 from audiolib.progress import track
@@ -133,7 +133,7 @@ def sweep(trained: list[Trained], features: Path, grid: Grid, common: dict[str, 
     return Outcome(rows, predictions)
 
 
-def _gmac(model: SpectrogramTransformer, clips: Clips, view: View, size: Size) -> float:
+def _gmac(model: Classifier, clips: Clips, view: View, size: Size) -> float:
     """Mean over the clips, each as long as it is shown."""
     frames = [view.frames if view.padded else min(view.frames, len(mel)) for mel in clips.mel]
     shown = Counter(replace(view, frames=n).seen for n in frames)
@@ -165,7 +165,7 @@ def measure(logits: np.ndarray, target: np.ndarray, multi_label: bool) -> list[d
 
 
 def _timed_logits(
-    model: SpectrogramTransformer, clips: Clips, view: View, size: Size, device: torch.device, batch_frames: int
+    model: Classifier, clips: Clips, view: View, size: Size, device: torch.device, batch_frames: int
 ) -> tuple[np.ndarray, float]:
     """Logits (clips, c) and the median over batches of milliseconds per clip, without loading."""
     found, times = [], []

@@ -63,7 +63,7 @@ def fingerprint(job: Job, start_digest: str | None) -> dict[str, Any]:
         "stage": job.stage,
         "recipe": job.recipe.model_dump(mode="json"),
         "precision": job.settings.precision,
-        "attention": job.settings.attention,
+        "kernels": [job.settings.attention, job.settings.scan],
         "architecture": job.architecture,
         "seconds": job.seconds,
         "seed": job.seed,

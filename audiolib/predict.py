@@ -5,14 +5,14 @@ import torch
 
 from audiolib.errors import AudiolibError
 from audiolib.loader import Clips, eval_batches
-from audiolib.models import SpectrogramTransformer
+from audiolib.models import Classifier
 from audiolib.views import View
 
 BATCH_FRAMES = 8192
 
 
 def scores(
-    model: SpectrogramTransformer,
+    model: Classifier,
     clips: Clips,
     view: View,
     patch: tuple[int, int],

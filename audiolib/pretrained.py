@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from audiolib.errors import AudiolibError
 from audiolib.files import atomic_path, sha256_file, write_json
-from audiolib.models import SpectrogramTransformer, build, plain_config
+from audiolib.models import Classifier, build, plain_config
 
 FORMAT = 1
 
@@ -35,7 +35,7 @@ class Card:
     padded: bool = True
 
 
-def save_pretrained(model: SpectrogramTransformer, card: Card, folder: Path) -> None:
+def save_pretrained(model: Classifier, card: Card, folder: Path) -> None:
     """Write a model folder; the config names the sha256 of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors"
@@ -46,7 +46,7 @@ def save_pretrained(model: SpectrogramTransformer, card: Card, folder: Path) -> 
     write_json(folder / "config.json", config)
 
 
-def load(folder: Path | str, device: str = "cpu") -> SpectrogramTransformer:
+def load(folder: Path | str, device: str = "cpu") -> Classifier:
     """Load a model folder, ready to predict.
 
     Raises:

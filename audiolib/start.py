@@ -11,14 +11,14 @@ from audiolib.convert import from_timm_vit, is_timm_vit
 from audiolib.errors import AudiolibError
 from audiolib.files import sha256_file
 from audiolib.job import Job
-from audiolib.models import SpectrogramTransformer, create_model
+from audiolib.models import Classifier, create_model
 from audiolib.models.transfer import transfer
 from audiolib.pretrained import load, load_card
 from audiolib.progress import say
 from audiolib.shards import ShardFolder
 
 
-def first_model(job: Job, shards: ShardFolder, frames: int) -> SpectrogramTransformer:
+def first_model(job: Job, shards: ShardFolder, frames: int) -> Classifier:
     """The job's architecture, filled from `job.start` where there is one.
 
     Whatever the start's patch size and clip length, its kernel and positions are resized to those of the job; its head
@@ -50,7 +50,7 @@ def first_model(job: Job, shards: ShardFolder, frames: int) -> SpectrogramTransf
     return model
 
 
-def teacher(job: Job, device: torch.device) -> tuple[SpectrogramTransformer, tuple[int, int]]:
+def teacher(job: Job, device: torch.device) -> tuple[Classifier, tuple[int, int]]:
     """The model that `distill` learns from, and the patch size it is asked at: those of `job.start`.
 
     Raises:

@@ -95,6 +95,7 @@ def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path
             device="auto",
             precision=study.precision,
             attention="auto",
+            scan="auto",
             loader_processes=None,
             checkpoint_seconds=120,
             start=None,

@@ -20,7 +20,7 @@ from audiolib.epochs import Planner
 from audiolib.errors import AudiolibError
 from audiolib.files import write_json
 from audiolib.job import Job, Progress, fingerprint, write_history
-from audiolib.kernels.segment_attention import choose
+from audiolib.kernels import segment_attention, selective_scan
 from audiolib.loader import batches, read_split
 from audiolib.metrics import accuracy, mean_average_precision
 from audiolib.optim import lr_factor, make_optimizer
@@ -66,7 +66,7 @@ class Trainer:
         self.train, self.valid = (read_split(job.features, split, sound) for split in ("train", "valid"))
         self.planner = Planner(job.recipe, self.train, job.seconds, job.seed)
         self.model = first_model(job, self.shards, self.planner.frames).to(self.device)
-        self.model.use_attention(self._attention())
+        self._choose_kernels()
         self.teacher = teacher(job, self.device) if job.recipe.distill else None
         self.parallel: nn.Module = nn.parallel.DistributedDataParallel(self.model) if _parallel() else self.model
         self.checkpoints = Checkpoints(
@@ -88,15 +88,17 @@ class Trainer:
         if _parallel():
             distributed.barrier()
 
-    def _attention(self) -> str:
-        """The implementation by name, chosen once for the whole training."""
-        asked = self.job.settings.attention
-        if asked == "auto":
-            kind = torch.bfloat16 if self.bf16 else torch.float32
-            asked = choose(self.device, kind, equal=self.job.recipe.packing is None)
+    def _choose_kernels(self) -> None:
+        """Implementations by name, chosen once for the whole training."""
+        settings, kind = self.job.settings, torch.bfloat16 if self.bf16 else torch.float32
+        attention, scan = settings.attention, settings.scan
+        if attention == "auto":
+            attention = segment_attention.choose(self.device, kind, equal=self.job.recipe.packing is None)
+        if scan == "auto":
+            scan = selective_scan.choose(self.device, torch.float32)
+        used = self.model.use_kernels(attention=attention, scan=scan)
         if self.rank == 0:
-            say(f"{self.job.stage}: attention {asked}, {'bfloat16' if self.bf16 else 'float32'} on {self.device}")
-        return asked
+            say(f"{self.job.stage}: {used}, {str(kind).removeprefix('torch.')} on {self.device}")
 
     def _resume(self) -> dict[str, Tensor] | None:
         found = self.checkpoints.newest()

@@ -61,6 +61,7 @@ def job(features: Path, folder: Path, **changes: Any) -> Job:
         device="cpu",
         precision="float32",
         attention="auto",
+        scan="auto",
         loader_processes=changes.pop("loader_processes", None),
         checkpoint_seconds=1e6,
         start=None,

@@ -5,7 +5,7 @@ import torch
 from audiolib.batches import Batch, pack
 from audiolib.bench.timing import Result, race
 from audiolib.models import create_model
-from audiolib.models.spectrogram_transformer import SpectrogramTransformer
+from audiolib.models.classifier import Classifier
 from audiolib.models.transfer import transfer
 
 FRAMES, CLIPS = 96, 32
@@ -34,7 +34,7 @@ def measure(device: torch.device, rounds: int) -> list[Result]:
     return found
 
 
-def _step(model: SpectrogramTransformer, batch: Batch, patch: tuple[int, int]):
+def _step(model: Classifier, batch: Batch, patch: tuple[int, int]):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
     def run() -> None:

@@ -10,7 +10,7 @@ from audiolib.batches import Batch, pack
 from audiolib.bench.timing import Result, peak_memory, race
 from audiolib.kernels.segment_attention import choose
 from audiolib.models import create_model
-from audiolib.models.spectrogram_transformer import SpectrogramTransformer
+from audiolib.models.classifier import Classifier
 from audiolib.packing import best_fit, fill, next_fit
 
 # Frames of FSDD's 3,000 clips at a hop of 10 ms: the shortest, each hundredth of the way, the longest.
@@ -99,17 +99,17 @@ def _rate(result: Result, clips: int) -> Result:
     return Result("training", result.impl, result.case, result.mode, *per_second, "clips/s")
 
 
-def _check(model: SpectrogramTransformer, packed: Batch, clips: list[Tensor], device: torch.device) -> None:
+def _check(model: Classifier, packed: Batch, clips: list[Tensor], device: torch.device) -> None:
     """A pack must say what its clips say alone, whichever attention runs."""
     alone = torch.cat([model(pack([clip]).to(device)) for clip in clips])
     for impl in ("auto", "naive"):
-        model.use_attention(impl)
+        model.use_kernels(attention=impl, scan="auto")
         torch.testing.assert_close(model(packed), alone, atol=1e-3, rtol=1e-3)
 
 
-def _step(model: SpectrogramTransformer, batch: Batch, dtype: torch.dtype, impl: str) -> Step:
+def _step(model: Classifier, batch: Batch, dtype: torch.dtype, impl: str) -> Step:
     def run() -> None:
-        model.use_attention(impl)
+        model.use_kernels(attention=impl, scan="auto")
         model.zero_grad(set_to_none=True)
         with torch.autocast(batch.mel.device.type, dtype, enabled=dtype != torch.float32):
             logits = model(batch)
@@ -118,7 +118,7 @@ def _step(model: SpectrogramTransformer, batch: Batch, dtype: torch.dtype, impl:
     return run
 
 
-def _matmul_share(model: SpectrogramTransformer, packed: Batch, timed: Result, dtype: torch.dtype, mode: str) -> Result:
+def _matmul_share(model: Classifier, packed: Batch, timed: Result, dtype: torch.dtype, mode: str) -> Result:
     """The step's multiply-accumulates a second (backward counted twice) over those of a large matrix product."""
     side = 8192
     square = torch.randn(side, side, device=packed.mel.device, dtype=dtype)

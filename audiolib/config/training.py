@@ -142,6 +142,9 @@ class Architecture(Section):
     border: Literal["pad", "crop", "overlap"] = "pad"
     resize: Resize = Resize()
     pool: Literal["attention", "mean"] | None = None
+    directions: Literal["fo-fo", "fo-bi", "bi-bi"] | None = None
+    class_token: Literal["head", "mid", "end", "double", "mean"] | None = None
+    order: Literal["frequency", "time"] | None = None
     token_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     attention_scale: PositiveFloat | None = None
 
@@ -161,6 +164,7 @@ class TrainSection(Section):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
     attention: Literal["auto", "grouped", "varlen", "flex", "naive"]
+    scan: Literal["auto", "cpp", "naive"]
     loader_processes: NonNegativeInt | None
     checkpoint_seconds: PositiveFloat
     start: str | None

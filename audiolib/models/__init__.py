@@ -7,36 +7,54 @@ from typing import Any
 import torch
 
 from audiolib.errors import AudiolibError
+from audiolib.models.audio_mamba import AudioMamba, MambaConfig
+from audiolib.models.classifier import Classifier
 from audiolib.models.resize import Resize
 from audiolib.models.spectrogram_transformer import SpectrogramTransformer, TransformerConfig
 
-SIZES: dict[str, dict[str, int]] = {
-    "nano": {"width": 192, "depth": 6, "heads": 3},
-    "tiny": {"width": 192, "depth": 12, "heads": 3},
-    "small": {"width": 384, "depth": 12, "heads": 6},
-    "base": {"width": 768, "depth": 12, "heads": 12},
+# What a saved model is, and its config.
+KINDS: dict[str, tuple[type[Classifier], type]] = {
+    "transformer": (SpectrogramTransformer, TransformerConfig),
+    "mamba": (AudioMamba, MambaConfig),
 }
-# What a family changes in the defaults of its config.
+SIZES: dict[str, dict[str, dict[str, int]]] = {
+    "transformer": {
+        "nano": {"width": 192, "depth": 6, "heads": 3},
+        "tiny": {"width": 192, "depth": 12, "heads": 3},
+        "small": {"width": 384, "depth": 12, "heads": 6},
+        "base": {"width": 768, "depth": 12, "heads": 12},
+    },
+    # A block of Mamba has half the weights of one of a transformer.
+    "mamba": {
+        "nano": {"width": 192, "depth": 12},
+        "tiny": {"width": 192, "depth": 24},
+        "small": {"width": 384, "depth": 24},
+        "base": {"width": 768, "depth": 24},
+    },
+}
+# The kind of a family, and what it changes in the defaults of the config.
 FAMILIES: dict[str, dict[str, Any]] = {
-    "ast": {"positions": "stretch"},
-    "flexi": {"positions": "centre"},
+    "ast": {"kind": "transformer", "positions": "stretch"},
+    "flexi": {"kind": "transformer", "positions": "centre"},
     "elastic": {
+        "kind": "transformer",
         "layout": "axes",
         "positions": "centre",
         "prefix_tokens": 0,
         "pool": "attention",
         "token_dropout": 0.1,
     },
+    "aum": {"kind": "mamba", "positions": "centre"},
 }
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names that `create_model` knows, for example `list_models("flexi*")`."""
-    names = [f"{family}_{size}" for family in FAMILIES for size in SIZES]
+    names = [f"{family}_{size}" for family, own in FAMILIES.items() for size in SIZES[own["kind"]]]
     return [name for name in names if fnmatch(name, pattern)]
 
 
-def create_model(name: str, num_classes: int, seed: int = 0, **overrides: Any) -> SpectrogramTransformer:
+def create_model(name: str, num_classes: int, seed: int = 0, **overrides: Any) -> Classifier:
     """Make a freshly initialised model.
 
     Args:
@@ -51,26 +69,32 @@ def create_model(name: str, num_classes: int, seed: int = 0, **overrides: Any) -
     if name not in list_models():
         raise AudiolibError(f"unknown model {name!r}; choose one of: {', '.join(list_models())}")
     family, size = name.split("_")
-    model = build({"num_classes": num_classes, **SIZES[size], **FAMILIES[family], **overrides})
+    own = FAMILIES[family]
+    model = build({"num_classes": num_classes, **SIZES[own["kind"]][size], **own, **overrides})
     model.init_weights(torch.Generator().manual_seed(seed))
     return model
 
 
-def build(config: dict[str, Any]) -> SpectrogramTransformer:
+def build(config: dict[str, Any]) -> Classifier:
     """Make a model from plain values, as they stand in a config.json; its weights are not initialised."""
-    known = {f.name for f in fields(TransformerConfig)}
-    unknown = sorted(set(config) - known)
+    values = dict(config)
+    kind = values.pop("kind", "transformer")
+    if kind not in KINDS:
+        raise AudiolibError(f"unknown kind of model {kind!r}; choose among: {', '.join(KINDS)}")
+    make, shape = KINDS[kind]
+    known = {f.name for f in fields(shape)}
+    unknown = sorted(set(values) - known)
     if unknown:
         raise AudiolibError(f"unknown model setting {unknown[0]!r}; choose among: {', '.join(sorted(known))}")
-    values = dict(config)
     for key in ("patch", "stride"):
         if values.get(key) is not None:
             values[key] = tuple(values[key])
     if isinstance(values.get("resize"), dict):
         values["resize"] = Resize(**values["resize"])
-    return SpectrogramTransformer(TransformerConfig(**values))
+    return make(shape(**values))
 
 
-def plain_config(model: SpectrogramTransformer) -> dict[str, Any]:
+def plain_config(model: Classifier) -> dict[str, Any]:
     """The config of a model as plain values that `build` takes."""
-    return asdict(model.config)
+    kind = next(name for name, (made, _) in KINDS.items() if type(model) is made)
+    return {"kind": kind, **asdict(model.config)}

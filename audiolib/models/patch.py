@@ -95,12 +95,12 @@ class PatchEmbed(nn.Module):
         rows = self.starts(self.mel_bins, 0, patch)
         columns = [self.starts(length, 1, patch) for length in lengths]
         kernel = self.kernel(patch).transpose(1, 2).reshape(len(self.bias), -1)
-        tokens = nn.functional.linear(self._cut(mel, lengths, rows, columns, patch), kernel, self.bias)
+        tokens = nn.functional.linear(self.cut(mel, lengths, rows, columns, patch), kernel, self.bias)
         bands = Places(rows, patch[0], self.mel_bins)
         times = [Places(s, patch[1], n, hop) for s, n, hop in zip(columns, lengths, stretch, strict=True)]
         return tokens + self.positions(bands, times), tuple(len(rows) * len(starts) for starts in columns)
 
-    def _cut(self, mel: Tensor, lengths: tuple[int, ...], rows: Starts, columns: list[Starts], patch: Size) -> Tensor:
+    def cut(self, mel: Tensor, lengths: tuple[int, ...], rows: Starts, columns: list[Starts], patch: Size) -> Tensor:
         """(n, p_t p_f) patches of all clips: time in one gather of frames, bands as windows of these."""
         frames = torch.from_numpy(frame_index(lengths, columns, patch[1])).to(mel.device, non_blocking=True)
         bands = rows[-1] + patch[0]

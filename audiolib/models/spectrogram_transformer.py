@@ -13,6 +13,7 @@ from torch.nn.init import trunc_normal_
 
 from audiolib.batches import Batch
 from audiolib.errors import AudiolibError
+from audiolib.models.classifier import Classifier
 from audiolib.models.parts import (
     AttentionPool,
     Block,
@@ -22,7 +23,6 @@ from audiolib.models.parts import (
     segment_mean,
     take_prefix,
 )
-from audiolib.models.patch import PatchEmbed
 from audiolib.models.positions import Size
 from audiolib.models.resize import Resize
 
@@ -61,24 +61,12 @@ class TransformerConfig:
             raise AudiolibError("pool 'prefix' goes with prefix tokens, any other pool with prefix_tokens: 0")
 
 
-class SpectrogramTransformer(nn.Module):
+class SpectrogramTransformer(Classifier):
     """A ViT on log-mel patches; `model(batch, patch)` gives the logits of each clip."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         d = config.width
-        self.embed = PatchEmbed(
-            d,
-            config.mel_bins,
-            config.frames,
-            config.patch,
-            config.stride,
-            config.layout,
-            config.positions,
-            config.border,
-            config.resize,
-        )
         if config.prefix_tokens:
             self.prefix = nn.Parameter(torch.empty(config.prefix_tokens, d))
             self.prefix_positions = nn.Parameter(torch.empty(config.prefix_tokens, d))
@@ -111,10 +99,11 @@ class SpectrogramTransformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def use_attention(self, impl: str) -> None:
-        """Choose an implementation of `kernels/segment_attention` by name."""
+    def use_kernels(self, *, attention: str, scan: str) -> str:
+        """Choose an implementation of `kernels/segment_attention` by name; a transformer scans nothing."""
         for block in self.blocks:
-            block.attention.impl = impl
+            block.attention.impl = attention
+        return f"attention {attention}"
 
     def forward(self, batch: Batch, patch: Size | None = None) -> Tensor:
         """Classify a pack of clips.
@@ -145,15 +134,6 @@ class SpectrogramTransformer(nn.Module):
         else:
             pooled = self.pool(x, lengths) if config.pool == "attention" else segment_mean(x, lengths)
         return self.head(self.head_norm(pooled))
-
-    def tokens(self, frames: int, patch: Size | None = None) -> int:
-        """Patches of a clip of `frames` frames."""
-        patch = patch or self.config.patch
-        return self.embed.count(self.config.mel_bins, 0, patch) * self.embed.count(frames, 1, patch)
-
-    def trained_tokens(self, frames: int, patch: Size | None = None) -> int:
-        """Patches of a clip of `frames` frames that token dropout leaves."""
-        return kept_tokens(self.tokens(frames, patch), self.config.token_dropout)
 
     def macs(self, frames: int, patch: Size | None = None) -> int:
         """Multiply-accumulates of one clip's forward pass: matrices, attention and patch projection (papers.md 1.6)."""

@@ -1,4 +1,4 @@
-"""Weights of one spectrogram transformer into another of a different shape: kernel and positions are resized."""
+"""Weights of one model into another of a different shape: kernel and positions are resized."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from audiolib.models.classifier import Classifier
 from audiolib.models.positions import Places, Size, centre_matrix
 from audiolib.models.resize import kernel_matrix, resize_matrix
-from audiolib.models.spectrogram_transformer import SpectrogramTransformer
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Transfer:
         return "; ".join(parts)
 
 
-def transfer(state: Mapping[str, Tensor], model: SpectrogramTransformer, cell: Size | None) -> Transfer:
+def transfer(state: Mapping[str, Tensor], model: Classifier, cell: Size | None) -> Transfer:
     """Fill `model` from weights under this library's names; what does not fit keeps the model's own start.
 
     The patch kernel becomes the model's stored size by its own resize (papers.md 2.1), the positions are read where the
@@ -84,7 +84,7 @@ def _shape(tensor: Tensor | None) -> str:
     return "x".join(map(str, tensor.shape)) if tensor is not None else ""
 
 
-def _resized(name: str, given: Tensor, own: Tensor, model: SpectrogramTransformer, cell: Size | None) -> Tensor | None:
+def _resized(name: str, given: Tensor, own: Tensor, model: Classifier, cell: Size | None) -> Tensor | None:
     if given.ndim != own.ndim:
         return None
     if name == "embed.weight" and given.shape[0] == own.shape[0]:
@@ -102,7 +102,7 @@ def _resized(name: str, given: Tensor, own: Tensor, model: SpectrogramTransforme
     return None
 
 
-def _axis_matrix(old: int, new: int, axis: int, model: SpectrogramTransformer, cell: Size | None) -> Tensor:
+def _axis_matrix(old: int, new: int, axis: int, model: Classifier, cell: Size | None) -> Tensor:
     if cell is None:
         if new <= old:
             first = (old - new) // 2

@@ -134,7 +134,7 @@ def test_overlapping_patches_cover_every_frame_without_padding(size):
 def test_overlapping_patches_are_cut_where_their_starts_say():
     layer, sound = embed(border="overlap"), mel(96)
     rows, columns = layer.starts(128, 0, (28, 28)), layer.starts(96, 1, (28, 28))
-    cells = layer._cut(sound, (96,), rows, [columns], (28, 28))
+    cells = layer.cut(sound, (96,), rows, [columns], (28, 28))
     wanted = [sound[t : t + 28, f : f + 28].flatten() for t in columns for f in rows]
     torch.testing.assert_close(cells, torch.stack(wanted), rtol=0, atol=0)
 
