@@ -20,28 +20,45 @@ constexpr int64_t CHUNK = 64;
 
 namespace {
 
-// Within two units in the last place for what a scan needs, inlined where a call would spill every register.
-inline Vec exponential(const Vec& x) {
-  const Vec bounded = at::vec::clamp(x, Vec(-87.0f), Vec(88.0f));
-  const Vec whole = (bounded * Vec(1.44269504f)).round();
-  const Vec r = at::vec::fmadd(whole, Vec(2.12194440e-4f), at::vec::fmadd(whole, Vec(-0.693359375f), bounded));
-  Vec p = Vec(1.9875691500e-4f);
-  p = at::vec::fmadd(p, r, Vec(1.3981999507e-3f));
-  p = at::vec::fmadd(p, r, Vec(8.3334519073e-3f));
-  p = at::vec::fmadd(p, r, Vec(4.1665795894e-2f));
-  p = at::vec::fmadd(p, r, Vec(1.6666665459e-1f));
-  p = at::vec::fmadd(p, r, Vec(5.0000001201e-1f));
-  p = at::vec::fmadd(p, r * r, r + Vec(1.0f));
+constexpr float LOG2E = 1.44269504f;
+
+// 2^x, within two units in the last place, inlined where a call would spill every register. The decay of a scan is
+// 2^(step A log2(e)): with log2(e) in A the argument needs no reduction but the split into a whole and a fraction.
+inline Vec power_of_two(const Vec& x) {
+#if defined(CPU_CAPABILITY_AVX512)
+  const Vec whole = Vec(_mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)), f = x - whole;
+#else
+  const Vec bounded = at::vec::clamp(x, Vec(-126.0f), Vec(127.0f)), whole = bounded.round(), f = bounded - whole;
+#endif
+  Vec p = Vec(1.534580746e-4f);  // minimax on [-1/2, 1/2]
+  p = at::vec::fmadd(p, f, Vec(1.339993118e-3f));
+  p = at::vec::fmadd(p, f, Vec(9.618488974e-3f));
+  p = at::vec::fmadd(p, f, Vec(5.550328777e-2f));
+  p = at::vec::fmadd(p, f, Vec(2.402264689e-1f));
+  p = at::vec::fmadd(p, f, Vec(6.931472057e-1f));
+  p = at::vec::fmadd(p, f, Vec(1.0f));
+#if defined(CPU_CAPABILITY_AVX512)
+  return Vec(_mm512_scalef_ps(p, whole));
+#else
   const auto exponent = at::vec::convert_to_int_of_same_size(whole) + at::vec::Vectorized<int32_t>(127);
-  const auto bits = exponent << at::vec::Vectorized<int32_t>(23);
-  return p * at::vec::cast<float, int32_t>(bits);
+  return p * at::vec::cast<float, int32_t>(exponent << at::vec::Vectorized<int32_t>(23));
+#endif
 }
+
+inline Vec exponential(const Vec& x) { return power_of_two(x * Vec(LOG2E)); }
 
 inline Vec sigmoid(const Vec& x) { return Vec(1.0f) / (Vec(1.0f) + exponential(x.neg())); }
 
-// log(1 + exp(x)) without overflow.
+// log(1 + exp(x)) without overflow: with y = exp(-|x|), log(1 + y) = 2 atanh(y / (2 + y)) by its series.
 inline Vec softplus(const Vec& x) {
-  return at::vec::maximum(x, Vec(0.0f)) + exponential(x.abs().neg()).log1p();
+  const Vec y = exponential(x.abs().neg()), t = y / (y + Vec(2.0f)), square = t * t;
+  Vec p = Vec(1.220629942e-1f);  // minimax for square up to 1/9
+  p = at::vec::fmadd(p, square, Vec(1.069669672e-1f));
+  p = at::vec::fmadd(p, square, Vec(1.431035316e-1f));
+  p = at::vec::fmadd(p, square, Vec(1.999934583e-1f));
+  p = at::vec::fmadd(p, square, Vec(3.333333965e-1f));
+  p = at::vec::fmadd(p, square, Vec(1.0f));
+  return at::vec::fmadd(t + t, p, at::vec::maximum(x, Vec(0.0f)));
 }
 
 }  // namespace
@@ -94,6 +111,12 @@ struct Block {
     for (int64_t j = 0; j < J; ++j) state[j] = from ? load(from + j * in.channels) : Vec(0.0f);
   }
 
+  // A in units of a halving: the decay of a step is 2^(step a2).
+  void load_exponents(Vec* a2) const {
+    load_state(a2, in.a);
+    for (int64_t j = 0; j < J; ++j) a2[j] = a2[j] * Vec(LOG2E);
+  }
+
   void store_state(const Vec* state, float* to) const {
     for (int64_t j = 0; j < J; ++j) store(state[j], to + j * in.channels);
   }
@@ -108,8 +131,8 @@ template <int64_t J>
 void forward_block(const Scan& in, int64_t number, float* out, float* chunks, float* last) {
   const Block<J> block(in, number);
   const int64_t plane = J * in.channels;
-  Vec a[J], state[J];
-  block.load_state(a, in.a);
+  Vec a2[J], state[J];
+  block.load_exponents(a2);
   const Vec skip = in.d ? block.load(in.d) : Vec(0.0f);
   for (int64_t segment = 0; segment < in.segments; ++segment) {
     const int64_t length = in.bounds[segment + 1] - in.bounds[segment];
@@ -124,7 +147,7 @@ void forward_block(const Scan& in, int64_t number, float* out, float* chunks, fl
       const float *b = in.b + token * in.b_stride, *c = in.c + token * in.c_stride;
       Vec y = skip * u;
       for (int64_t j = 0; j < J; ++j) {
-        state[j] = at::vec::fmadd(exponential(delta * a[j]), state[j], push * Vec(b[j]));
+        state[j] = at::vec::fmadd(power_of_two(delta * a2[j]), state[j], push * Vec(b[j]));
         y = at::vec::fmadd(Vec(c[j]), state[j], y);
       }
       if (in.z) {
@@ -145,7 +168,7 @@ struct Scratch {
 };
 
 template <int64_t J>
-void recompute(const Block<J>& block, const Vec* a, const Vec& skip, int64_t segment, int64_t from, int64_t count,
+void recompute(const Block<J>& block, const Vec* a2, const Vec& skip, int64_t segment, int64_t from, int64_t count,
                const float* chunk, Scratch<J>& kept) {
   const Scan& in = block.in;
   block.load_state(kept.state[0], chunk);
@@ -155,7 +178,7 @@ void recompute(const Block<J>& block, const Vec* a, const Vec& skip, int64_t seg
     const float *b = in.b + token * in.b_stride, *c = in.c + token * in.c_stride;
     Vec y = skip * u;
     for (int64_t j = 0; j < J; ++j) {
-      kept.decay[k][j] = exponential(delta * a[j]);
+      kept.decay[k][j] = power_of_two(delta * a2[j]);
       kept.state[k + 1][j] = at::vec::fmadd(kept.decay[k][j], kept.state[k][j], push * Vec(b[j]));
       y = at::vec::fmadd(Vec(c[j]), kept.state[k + 1][j], y);
     }
@@ -236,10 +259,11 @@ void backward_blocks(const Scan& in, int64_t begin, int64_t end, const float* ch
         for (int64_t j = 0; j < J; ++j) kept->to_b[k][j] = kept->to_c[k][j] = Vec(0.0f);
       for (int64_t place = begin; place < end; ++place) {
         const Block<J> block(in, place);
-        Vec a[J];
+        Vec a[J], a2[J];
         block.load_state(a, in.a);
+        block.load_exponents(a2);
         const Vec skip = in.d ? block.load(in.d) : Vec(0.0f);
-        recompute<J>(block, a, skip, segment, from, count, chunks + number * plane, *kept);
+        recompute<J>(block, a2, skip, segment, from, count, chunks + number * plane, *kept);
         backward_chunk<J>(block, a, skip, &carries[(place - begin) * J], segment, from, count, *kept, grad);
       }
       fold<J>(in, segment, from, count, *kept, to_b, to_c);
