@@ -1,4 +1,4 @@
-"""`python -m audiolib.bench [flexible] [packing] [loading] [storage] [--rounds N] [--device cuda] [--keep]`."""
+"""`python -m audiolib.bench [name ...] [--rounds N] [--device cuda] [--keep]`; the names are files here."""
 
 import argparse
 import csv
@@ -6,14 +6,20 @@ import io
 from dataclasses import asdict
 from pathlib import Path
 
-from audiolib.bench import flexible, loading, packing, storage
+from audiolib.bench import flexible, length, loading, packing, scan, storage
 from audiolib.bench.timing import Result
 from audiolib.errors import run_main
 from audiolib.files import write_text
 from audiolib.origin import origin
 from audiolib.predict import pick_device
 
-BENCHMARKS = {"flexible": flexible.measure, "packing": packing.measure, "loading": loading.measure}
+BENCHMARKS = {
+    "flexible": flexible.measure,
+    "packing": packing.measure,
+    "loading": loading.measure,
+    "scan": scan.measure,
+    "length": length.measure,
+}
 NAMES = [*BENCHMARKS, "storage"]
 KEPT = Path(__file__).resolve().parent.parent.parent / "docs" / "results" / "bench.csv"
 
