@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from audiolib.kernels.selective_scan import IMPLEMENTATIONS, choose
+from audiolib.kernels.selective_scan import IMPLEMENTATIONS, choose, scan_both
 
 # fo-fo: one scan. fo-bi: the tokens are convolved once and scanned both ways. bi-bi: all is done both ways and halved.
 DIRECTIONS = ("fo-fo", "fo-bi", "bi-bi")
@@ -118,32 +118,21 @@ class Mixer(nn.Module):
     def forward(self, x: Tensor, lengths: tuple[int, ...]) -> Tensor:
         """(n, d) tokens of clips with `lengths` tokens each."""
         inner, gate = self.in_proj(x).chunk(2, dim=-1)
-        u = self.way.convolved(inner, lengths, reverse=False)
-        told = self.way.steps(u)
-        y = self._scan(u, told, self.A_log, self.way, gate, lengths, reverse=False)
-        if self.directions == "fo-bi":
-            y = y + self._scan(u, told, self.back_A_log, self.way, gate, lengths, reverse=True)
-        elif self.directions == "bi-bi":
-            v = self.back.convolved(inner, lengths, reverse=True)
-            other = self._scan(v, self.back.steps(v), self.back_A_log, self.back, gate, lengths, reverse=True)
-            y = (y + other) / 2
-        return self.out_proj(y)
-
-    def _scan(
-        self,
-        u: Tensor,
-        told: tuple[Tensor, Tensor, Tensor],
-        log: Tensor,
-        way: Way,
-        gate: Tensor,
-        lengths: tuple[int, ...],
-        *,
-        reverse: bool,
-    ) -> Tensor:
-        impl = choose(u.device, u.dtype) if self.impl == "auto" else self.impl
-        decay = -log.exp()
+        impl = choose(x.device, x.dtype) if self.impl == "auto" else self.impl
         scan = IMPLEMENTATIONS[impl]
-        return scan(u, told[0], decay, *told[1:], way.D, gate, way.dt_proj.bias, lengths=lengths, reverse=reverse)
+        u = self.way.convolved(inner, lengths, reverse=False)
+        delta, b, c = self.way.steps(u)
+        rest = (b, c, self.way.D, gate, self.way.dt_proj.bias)
+        if self.directions == "fo-bi":
+            y = scan_both(impl, u, delta, -self.A_log.exp(), -self.back_A_log.exp(), *rest, lengths=lengths)
+        else:
+            y = scan(u, delta, -self.A_log.exp(), *rest, lengths=lengths)
+        if self.directions == "bi-bi":
+            u = self.back.convolved(inner, lengths, reverse=True)
+            delta, b, c = self.back.steps(u)
+            rest = (b, c, self.back.D, gate, self.back.dt_proj.bias)
+            y = (y + scan(u, delta, -self.back_A_log.exp(), *rest, lengths=lengths, reverse=True)) / 2
+        return self.out_proj(y)
 
     def step(self, x: Tensor, carried: Carried | None) -> tuple[Tensor, Carried]:
         """(n, d) further tokens of one clip, after those that left `carried`; `fo-fo` alone can do this."""

@@ -21,15 +21,28 @@ Contract of every implementation, called as `scan(u, delta, A, B, C, ...)`:
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from audiolib.kernels.selective_scan.cpp import cpp
 from audiolib.kernels.selective_scan.naive import naive
+from audiolib.kernels.selective_scan.triton_scan import triton, triton_both
 
-IMPLEMENTATIONS: dict[str, Callable[..., object]] = {"naive": naive, "cpp": cpp}
+IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {"naive": naive, "cpp": cpp, "triton": triton}
 
 
 def choose(device: torch.device, dtype: torch.dtype) -> str:
     """The fastest implementation that can run there; float64 is for checking, which `naive` alone can."""
-    return "cpp" if device.type == "cpu" and dtype != torch.float64 else "naive"
+    if dtype == torch.float64:
+        return "naive"
+    return "triton" if device.type == "cuda" else "cpp"
+
+
+def scan_both(impl: str, u: Tensor, delta: Tensor, A: Tensor, back_A: Tensor, *rest: Tensor, **options: Any) -> Tensor:
+    """The sum of a forward scan with A and a reverse one with `back_A`; where there is a kernel for both, in one go."""
+    if impl == "triton":
+        return triton_both(u, delta, A, back_A, *rest, **options)
+    scan = IMPLEMENTATIONS[impl]
+    return scan(u, delta, A, *rest, **options) + scan(u, delta, back_A, *rest, reverse=True, **options)
