@@ -37,4 +37,4 @@ ui: $(STAMP)
 # Without the virtual environment, so that it runs with the torch that a GPU machine brings.
 gpu:
 	python3 -m pytest -m gpu tests/kernels tests/models
-	python3 -m audiolib.bench flexible packing --device cuda --keep
+	python3 -m audiolib.bench flexible packing scan length scan_gpu --device cuda --keep

@@ -8,6 +8,10 @@ class AudiolibError(Exception):
     """One line that says what is wrong, where, and what to do."""
 
 
+class KernelUnavailable(AudiolibError):
+    """An implementation that was asked for cannot run on this machine."""
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run a program; a user's mistake becomes one line on stderr and exit status 1, never a traceback."""
     try:

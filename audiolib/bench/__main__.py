@@ -6,7 +6,7 @@ import io
 from dataclasses import asdict
 from pathlib import Path
 
-from audiolib.bench import flexible, length, loading, packing, scan, storage
+from audiolib.bench import flexible, length, loading, packing, scan, scan_gpu, storage
 from audiolib.bench.timing import Result
 from audiolib.errors import run_main
 from audiolib.files import write_text
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "loading": loading.measure,
     "scan": scan.measure,
     "length": length.measure,
+    "scan_gpu": scan_gpu.measure,
 }
 NAMES = [*BENCHMARKS, "storage"]
 KEPT = Path(__file__).resolve().parent.parent.parent / "docs" / "results" / "bench.csv"
@@ -27,7 +28,9 @@ KEPT = Path(__file__).resolve().parent.parent.parent / "docs" / "results" / "ben
 def main() -> None:
     """Run benchmarks, print their table, and with --keep add its rows to docs/results/bench.csv."""
     parser = argparse.ArgumentParser(description="Benchmarks of audiolib, each against its peers in one run.")
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}; all unless told")
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}; all unless told (scan_gpu on a GPU)"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds (15)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--features", type=Path, default=Path("data/features"), help="folder that storage looks at")
@@ -37,7 +40,7 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown benchmark {unknown[0]!r}; choose among: {', '.join(NAMES)}")
     device = pick_device(asked.device)
-    for name in asked.names or NAMES:
+    for name in asked.names or [name for name in NAMES if name != "scan_gpu" or device.type == "cuda"]:
         results = storage.measure(asked.features) if name == "storage" else BENCHMARKS[name](device, asked.rounds)
         print(f"\n{name}\n{_table(results)}", flush=True)
         if asked.keep:

@@ -164,7 +164,7 @@ class TrainSection(Section):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
     attention: Literal["auto", "grouped", "varlen", "flex", "naive"]
-    scan: Literal["auto", "cpp", "triton", "naive"]
+    scan: Literal["auto", "cpp", "triton", "mamba_ssm", "naive"]
     loader_processes: NonNegativeInt | None
     checkpoint_seconds: PositiveFloat
     start: str | None

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import torch
 
+from audiolib.errors import KernelUnavailable
+
 _FLAGS = {
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"],
     "AVX2": ["-mavx2", "-mfma", "-mf16c"],
 }
-
-
-class NoCompiler(RuntimeError):
-    """There is no way to build a kernel on this machine."""
 
 
 @lru_cache(maxsize=8)
@@ -29,11 +27,11 @@ def library(source: Path) -> ctypes.CDLL:
     It is built for the vector instructions that torch itself uses here, once, into `$XDG_CACHE_HOME/audiolib`.
 
     Raises:
-        NoCompiler: no C++ compiler, or one that fails.
+        KernelUnavailable: no C++ compiler, or one that fails.
     """
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
     if compiler is None:
-        raise NoCompiler(f"{source.stem} needs a C++ compiler (g++ or clang++) on first use; none is installed")
+        raise KernelUnavailable(f"{source.stem} needs a C++ compiler (g++ or clang++) on first use")
     command = [compiler, *_arguments(source)]
     told = "\0".join([source.read_text(encoding="utf-8"), torch.__version__, *command])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "audiolib"
@@ -46,7 +44,7 @@ def library(source: Path) -> ctypes.CDLL:
             done = subprocess.run([*command, "-o", str(built)], capture_output=True, text=True, check=False)
             if done.returncode:
                 reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-300:])
-                raise NoCompiler(f"{compiler} cannot compile {source.name}: {reason.strip()}")
+                raise KernelUnavailable(f"{compiler} cannot compile {source.name}: {reason.strip()}")
             built.replace(target)
     return ctypes.CDLL(str(target))
 

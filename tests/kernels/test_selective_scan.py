@@ -3,13 +3,16 @@
 import pytest
 import torch
 
+from audiolib.bench import scan_gpu
+from audiolib.errors import KernelUnavailable
 from audiolib.kernels import compile as build
 from audiolib.kernels.check import failures
-from audiolib.kernels.selective_scan import IMPLEMENTATIONS, cpp, naive, scan_both, triton, triton_both
+from audiolib.kernels.selective_scan import IMPLEMENTATIONS, cpp, mamba_ssm, naive, scan_both, triton, triton_both
 from audiolib.kernels.selective_scan.cases import CASES, inputs
 
 GPU = torch.device("cuda")
 # Triton's interpreter is slow: on a CPU it has the short cases.
+HERE = ["naive", "cpp", "triton"]
 SHORT = [name for name, (lengths, *_) in CASES.items() if sum(lengths) <= 100]
 ANYWHERE = [("cpp", case) for case in CASES] + [("triton", case) for case in SHORT]
 
@@ -64,7 +67,7 @@ def test_a_pack_is_its_segments_alone(impl, reverse):
         torch.testing.assert_close(own, alone, rtol=0, atol=0 if impl != "naive" else 1e-6)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", HERE)
 def test_reverse_is_the_scan_of_reversed_time(impl):
     tensors, _ = inputs("63")
     scan = IMPLEMENTATIONS[impl]
@@ -73,7 +76,7 @@ def test_reverse_is_the_scan_of_reversed_time(impl):
     torch.testing.assert_close(backwards, scan(**turned, lengths=(63,)).flip(0), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", HERE)
 @pytest.mark.parametrize("cut", [1, 40, 62])
 def test_a_scan_goes_on_from_the_state_it_left(impl, cut):
     tensors, _ = inputs("63")
@@ -115,7 +118,7 @@ def test_the_number_of_threads_changes_no_gradient_but_the_order_of_sums(threads
 def test_an_unknown_number_of_states_says_what_to_do():
     tensors, options = inputs("63")
     narrow = {**tensors, "A": tensors["A"][:, :3], "B": tensors["B"][:, :3], "C": tensors["C"][:, :3]}
-    with pytest.raises(ValueError, match="not 3; set impl: naive"):
+    with pytest.raises(KernelUnavailable, match=r"not 3; set train\.scan=naive"):
         cpp(**narrow, **options)
 
 
@@ -124,14 +127,61 @@ def test_without_a_compiler_the_error_says_so(tmp_path, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     source = tmp_path / "nothing.cpp"
     source.write_text("int nothing() { return 0; }")
-    with pytest.raises(build.NoCompiler, match=r"needs a C\+\+ compiler"):
+    with pytest.raises(KernelUnavailable, match=r"needs a C\+\+ compiler"):
         build.library(source)
+    build.library.cache_clear()
+    tensors, options = inputs("two tokens")
+    with pytest.raises(KernelUnavailable, match=r"needs a C\+\+ compiler.* set train\.scan=naive"):
+        cpp(**tensors, **options)
 
 
 def test_code_that_does_not_compile_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = tmp_path / "broken.cpp"
     source.write_text("int broken( {")
-    with pytest.raises(build.NoCompiler, match=r"cannot compile broken\.cpp: .*error") as caught:
+    with pytest.raises(KernelUnavailable, match=r"cannot compile broken\.cpp: .*error") as caught:
         build.library(source)
     assert "\n" not in str(caught.value) and not list((tmp_path / "audiolib").glob("*.so"))
+
+
+def _authors_layout(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state):
+    """What mamba-ssm's function computes, on batches (m, e, l), written down from its documentation."""
+    step = delta if delta_bias is None else delta + delta_bias[:, None]
+    step = torch.nn.functional.softplus(step) if delta_softplus else step
+    state, out = torch.zeros(len(u), *A.shape, dtype=u.dtype), []
+    for t in range(u.shape[2]):
+        state = state * torch.exp(step[:, :, t, None] * A) + (step * u)[:, :, t, None] * B[:, None, :, t]
+        out.append((state * C[:, None, :, t]).sum(-1))
+    y = torch.stack(out, -1)
+    y = y if D is None else y + D[:, None] * u
+    return (y if z is None else y * torch.nn.functional.silu(z)), state
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_authors_kernel_gets_batches_of_equal_lengths_and_gives_a_pack(reverse):
+    """The function of the package wants a GPU; one with its layout takes its place."""
+    tensors, options = inputs("ragged")
+    options = {**options, "lengths": (5, 17, 5, 1, 17, 171), "reverse": reverse}
+
+    def packed(**tensors):
+        return mamba_ssm(**tensors, kernel=_authors_layout)
+
+    assert failures(packed, naive, tensors, **options) == []
+    _, wanted = naive(**tensors, **options, return_last=True)
+    _, last = mamba_ssm(**tensors, **options, return_last=True, kernel=_authors_layout)
+    torch.testing.assert_close(last, wanted)
+
+
+def test_the_gpu_benchmark_runs_through_the_interpreter():
+    found = scan_gpu.measure(torch.device("cpu"), 1)
+    assert [(r.impl, r.unit) for r in found if r.mode.startswith("both")] == [
+        ("triton, two launches", "ms"),
+        ("triton", "ms"),
+        ("triton", "GB/s"),
+    ]
+
+
+def test_without_the_package_the_error_names_it():
+    tensors, options = inputs("two tokens")
+    with pytest.raises(KernelUnavailable, match="scan=mamba_ssm needs mamba-ssm"):
+        mamba_ssm(**tensors, **options)

@@ -27,10 +27,11 @@ import torch
 from torch import Tensor
 
 from audiolib.kernels.selective_scan.cpp import cpp
+from audiolib.kernels.selective_scan.mamba_package import mamba_ssm
 from audiolib.kernels.selective_scan.naive import naive
 from audiolib.kernels.selective_scan.triton_scan import triton, triton_both
 
-IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {"naive": naive, "cpp": cpp, "triton": triton}
+IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {"naive": naive, "cpp": cpp, "triton": triton, "mamba_ssm": mamba_ssm}
 
 
 def choose(device: torch.device, dtype: torch.dtype) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from audiolib.errors import KernelUnavailable
 from audiolib.kernels.compile import library
 
 _SOURCE = Path(__file__).with_name("scan.cpp")
@@ -45,10 +46,10 @@ def cpp(
     """See the contract in `__init__.py`; it computes in float32 and returns u's dtype.
 
     Raises:
-        ValueError: a number of states that it was not made for.
+        KernelUnavailable: no compiler, or a number of states that it was not made for.
     """
     if A.shape[1] not in STATES:
-        raise ValueError(f"the C++ scan has {STATES} states, not {A.shape[1]}; set impl: naive")
+        raise KernelUnavailable(f"the C++ scan has {STATES} states, not {A.shape[1]}; set train.scan=naive")
     out, last = _CppScan.apply(u, delta, A, B, C, D, z, delta_bias, softplus, lengths, reverse, first)
     return (out, last) if return_last else out
 
@@ -70,7 +71,7 @@ class _CppScan(torch.autograd.Function):
         reverse: bool,
         first: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        kernel = library(_SOURCE)
+        kernel = _library()
         parts = [_rows(u), _rows(delta), _whole(A.T), _rows(B), _rows(C), _whole(D), _rows(z), _whole(bias)]
         before = None if first is None else _whole(first.transpose(1, 2))
         scan, kept = _scan(parts, lengths, before, softplus, reverse)
@@ -100,7 +101,7 @@ class _CppScan(torch.autograd.Function):
         partial = torch.zeros(torch.get_num_threads(), 2, len(grad), scan.states)
         places = [_at(tensor) for tensor in made]
         gradients = _Gradients(_at(grad), *places, _at(partial))
-        library(_SOURCE).scan_backward(ctypes.byref(scan), _at(chunks), ctypes.byref(gradients))
+        _library().scan_backward(ctypes.byref(scan), _at(chunks), ctypes.byref(gradients))
         del kept
         made[3], made[4] = partial.sum(0)
         made[2] = made[2].T
@@ -132,3 +133,10 @@ def _whole(tensor: Tensor | None) -> Tensor | None:
 
 def _at(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _library() -> ctypes.CDLL:
+    try:
+        return library(_SOURCE)
+    except KernelUnavailable as error:
+        raise KernelUnavailable(f"{error}; without it, set train.scan=naive") from error

@@ -1,11 +1,14 @@
 """Selective scan in Triton, for GPUs; on a CPU through Triton's interpreter (`TRITON_INTERPRET=1`), to check it."""
 
+import os
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from audiolib.errors import KernelUnavailable
 
 BLOCK, CHUNK = 32, 32
 
@@ -26,7 +29,11 @@ def triton(
     first: Tensor | None = None,
     return_last: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """See the contract in `__init__.py`; it computes in float32 and returns u's dtype."""
+    """See the contract in `__init__.py`; it computes in float32 and returns u's dtype.
+
+    Raises:
+        KernelUnavailable: tensors on a CPU, without the interpreter.
+    """
     out, last = _TritonScan.apply(u, delta, A[None], B, C, D, z, delta_bias, softplus, lengths, reverse, first)
     return (out, last[0]) if return_last else out
 
@@ -45,7 +52,11 @@ def triton_both(
     softplus: bool = True,
     lengths: tuple[int, ...],
 ) -> Tensor:
-    """The sum of a forward scan with A and a reverse one with `back_A`, in one launch (Fo-Bi; papers.md 4.1)."""
+    """The sum of a forward scan with A and a reverse one with `back_A`, in one launch (Fo-Bi; papers.md 4.1).
+
+    Raises:
+        KernelUnavailable: see `triton`.
+    """
     both = torch.stack([A, back_A])
     return _TritonScan.apply(u, delta, both, B, C, D, z, delta_bias, softplus, lengths, False, None)[0]
 
@@ -67,6 +78,8 @@ class _TritonScan(torch.autograd.Function):
         reverse: bool,
         first: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
+        if u.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise KernelUnavailable("train.scan=triton needs a GPU; use cpp")
         from audiolib.kernels.selective_scan.triton_kernels import scan_forward
 
         parts = [_rows(u), _rows(delta), _whole(A), _rows(B), _rows(C), _whole(D), _rows(z), _whole(bias)]
