@@ -1,20 +1,24 @@
-"""The feature stage: every clip to log-mel, in shards, over the cores; an interrupted run continues shard by shard."""
+"""The feature stage: every clip to log-mel, in shards, over the cores or a cluster; an interrupted run continues."""
 
 import hashlib
 import math
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
 
+from audiolib.cluster import cluster_map
 from audiolib.config.corpus import FeaturesSection
-from audiolib.corpora.clips import SPLITS, Clip, read_clips
+from audiolib.corpora.clips import SPLITS, Clip, as_clips, class_names, read_clips
+from audiolib.corpora.normalisation import paper_constants
 from audiolib.errors import AudiolibError
 from audiolib.files import atomic_path, code_digest, digest, lock, read_json, sha256_file, write_json
 from audiolib.frontend import BadClip, Frontend, decode, log_mel, to_int16
@@ -47,6 +51,9 @@ class Reject:
     reason: str
 
 
+Made = tuple[ShardInfo, list[Reject]]
+
+
 def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) -> None:
     """Turn the clips of `download` into shards, `index.json`, `stats.json` and `rejects.parquet` in `out`.
 
@@ -55,8 +62,8 @@ def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) 
     """
     clips = read_clips(download / "clips.parquet")
     source = read_json(download / "source.json")
-    frontend = Frontend(section.sample_rate, section.mel_bins, section.window_ms, section.hop_ms)
-    classes = tuple(sorted({name for clip in clips for name in clip.label}))
+    chosen = source["frontend"] or section.model_dump(include={"sample_rate", "window_ms", "hop_ms"})
+    frontend = Frontend(mel_bins=section.mel_bins, **chosen)
     code = code_digest(Path(__file__).parent, ("features.py", "frontend.py", "shards.py"))
     key = digest(
         {
@@ -66,17 +73,19 @@ def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) 
             "code": code,
         }
     )
-    work = scratch / "features" / key
-    tasks = plan(clips, classes, frontend, section, work, download / "audio")
+    making = Making(clips, section, frontend, (scratch / "features" / key).resolve(), (download / "audio").resolve())
     with lock(scratch / f"features-{key}.lock"):
-        shards = _make_shards(tasks, len(clips), section, out)
+        shards = making.run(out)
+    trained = [shard for shard in shards if shard.split == "train"]
+    stats = _statistics(trained, section.mel_bins) if section.normalisation == "own" else _stated(source["corpus"])
+    write_json(out / "stats.json", stats)
     write_json(
         out / "index.json",
         {
             "schema": SCHEMA_VERSION,
             "corpus": source["corpus"],
             "multi_label": source["multi_label"],
-            "classes": list(classes),
+            "classes": list(making.classes),
             "frontend": asdict(frontend),
             "waveform": section.waveform,
             "shards": [index_entry(shard) for shard in shards],
@@ -84,52 +93,94 @@ def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) 
     )
 
 
-def _make_shards(tasks: list[Task], clips: int, section: FeaturesSection, out: Path) -> list[ShardInfo]:
-    """Make all shards in the scratch folder, judge the rejects, and only then move everything to `out`."""
-    shards, rejects = [], []
-    for info, bad in track(_run(tasks, clips), "log-mel", total=len(tasks), unit="shard"):
-        shards.append(info)
-        rejects.extend(bad)
-    _judge(rejects, section.max_rejects, shards)
-    out.mkdir(parents=True, exist_ok=True)
-    for task in tasks:
-        shutil.move(task.path, out / task.path.name)
-    shutil.rmtree(tasks[0].path.parent)
-    _write_stats(out / "stats.json", shards, section.mel_bins)
-    with atomic_path(out / "rejects.parquet") as temporary:
-        columns = dict.fromkeys(("id", "path", "reason"), pl.String)
-        pl.DataFrame([asdict(reject) for reject in rejects], schema=columns).write_parquet(temporary)
-    return shards
+class Making:
+    """All shards of a corpus: which clip goes into which is fixed by the list alone, classes mixed, splits apart.
+
+    Args:
+        clips: the clip table; one of millions of rows is never turned into objects as a whole.
+        section: how many clips a shard holds, and what is kept of them.
+        frontend: the settings of the log-mel.
+        work: where shards are made.
+        audio: the corpus folder, that relative paths count from.
+    """
+
+    def __init__(
+        self, clips: pl.DataFrame, section: FeaturesSection, frontend: Frontend, work: Path, audio: Path
+    ) -> None:
+        self.section, self.frontend, self.work, self.audio = section, frontend, work, audio
+        self.classes = tuple(class_names(clips))
+        # In an order that no class or recording has a say in, the same on every machine.
+        mixed = [hashlib.sha256(name.encode()).digest()[:16] for name in clips["id"]]
+        self.splits = {
+            split: part.drop("mixed")
+            for split, part in clips.with_columns(mixed=pl.Series(mixed, dtype=pl.Binary))
+            .sort("mixed")
+            .partition_by("split", as_dict=True, maintain_order=True, include_key=True)
+            .items()
+            for split in split
+        }
+        size = section.clips_per_shard
+        self.places = [
+            (split, number) for split in SPLITS for number in range(math.ceil(len(self.splits[split]) / size))
+        ]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def tasks(self) -> Iterator[Task]:
+        """The shards to make, one by one."""
+        size = self.section.clips_per_shard
+        for split, number in self.places:
+            clips = tuple(as_clips(self.splits[split].slice(number * size, size)))
+            path = self.work / f"part-{split}-{number:05d}.parquet"
+            yield Task(path, split, clips, self.audio, self.classes, self.frontend, self.section.waveform)
+
+    def run(self, out: Path) -> list[ShardInfo]:
+        """Make all shards in the scratch folder, judge the rejects, and only then move everything to `out`."""
+        shards, rejects = [], []
+        clips = sum(map(len, self.splits.values()))
+        for info, bad in track(_fan_out(self.tasks(), len(self), clips), "log-mel", total=len(self), unit="shard"):
+            shards.append(info)
+            rejects.extend(bad)
+        _judge(rejects, self.section.max_rejects, shards)
+        out.mkdir(parents=True, exist_ok=True)
+        for shard in shards:
+            shutil.move(self.work / shard.file, out / shard.file)
+        shutil.rmtree(self.work)
+        with atomic_path(out / "rejects.parquet") as temporary:
+            columns = dict.fromkeys(("id", "path", "reason"), pl.String)
+            pl.DataFrame([asdict(reject) for reject in rejects], schema=columns).write_parquet(temporary)
+        return shards
 
 
-def plan(
-    clips: list[Clip], classes: tuple[str, ...], frontend: Frontend, section: FeaturesSection, work: Path, audio: Path
-) -> list[Task]:
-    """Fix which clip goes into which shard, from the list alone: classes mixed by a hash of the id, splits apart."""
-    tasks, size = [], section.clips_per_shard
-    for split in SPLITS:
-        members = [clip for clip in clips if clip.split == split]
-        members.sort(key=lambda clip: hashlib.sha256(clip.id.encode()).digest())
-        for number in range(math.ceil(len(members) / size)):
-            chosen = tuple(members[number * size : (number + 1) * size])
-            path = work / f"part-{split}-{number:05d}.parquet"
-            tasks.append(Task(path, split, chosen, audio, classes, frontend, section.waveform))
-    return tasks
-
-
-def _run(tasks: list[Task], clips: int) -> Iterator[tuple[ShardInfo, list[Reject]]]:
-    workers = min(os.cpu_count() or 1, len(tasks), 1 + clips // _CLIPS_PER_WORKER)
+def _fan_out(tasks: Iterable[Task], count: int, clips: int) -> Iterator[Made]:
+    """Results in the order of the tasks, which are made as they are needed: here, on all cores, or on a cluster."""
+    if os.environ.get("RAY_ADDRESS"):
+        yield from cluster_map(make_shard, tasks)
+        return
+    workers = min(os.cpu_count() or 1, count, 1 + clips // _CLIPS_PER_WORKER)
     if workers == 1:
         yield from map(make_shard, tasks)
         return
-    # One process per core; more threads in each would only wait for each other.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(make_shard, tasks)
+    with ProcessPoolExecutor(workers, context) as pool:
+        yield from _in_order(pool.submit, tasks, 4 * workers)
 
 
-def make_shard(task: Task) -> tuple[ShardInfo, list[Reject]]:
+def _in_order(submit: Callable[..., Future[Made]], tasks: Iterable[Task], ahead: int) -> Iterator[Made]:
+    waiting: deque[Future[Made]] = deque()
+    for task in tasks:
+        waiting.append(submit(make_shard, task))
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def make_shard(task: Task) -> Made:
     """Make one shard, or find it finished. A note beside it says which clips it lacks."""
+    # Processes share the cores; and the last bits of a log-mel depend on the number of threads.
+    torch.set_num_threads(1)
     header = {
         "frontend": asdict(task.frontend),
         "waveform": task.waveform,
@@ -169,10 +220,14 @@ def _judge(rejects: list[Reject], limit: int, shards: list[ShardInfo]) -> None:
             raise AudiolibError(f"the {split} split has no usable clip: all of them were rejected")
 
 
-def _write_stats(path: Path, shards: list[ShardInfo], bands: int) -> None:
+def _statistics(trained: list[ShardInfo], bands: int) -> dict[str, Any]:
     """Mean and standard deviation of all log-mel values of the training split."""
-    trained = [shard for shard in shards if shard.split == "train"]
     frames = sum(shard.frames for shard in trained)
     mean = sum(shard.total for shard in trained) / (frames * bands)
     variance = sum(shard.squares for shard in trained) / (frames * bands) - mean**2
-    write_json(path, {"mean": mean, "std": math.sqrt(max(variance, 1e-12)), "split": "train", "frames": frames})
+    return {"mean": mean, "std": math.sqrt(max(variance, 1e-12)), "origin": "train split", "frames": frames}
+
+
+def _stated(corpus: str) -> dict[str, Any]:
+    mean, std = paper_constants(corpus)
+    return {"mean": mean, "std": std, "origin": "paper"}

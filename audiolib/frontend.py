@@ -1,11 +1,13 @@
 """From a sound file to log-mel: the only place where audio is decoded (AST front end, papers.md 1.1)."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torchaudio.compliance.kaldi import fbank
+from torchaudio.transforms import MelSpectrogram
 
 
 class BadClip(Exception):
@@ -14,12 +16,16 @@ class BadClip(Exception):
 
 @dataclass(frozen=True)
 class Frontend:
-    """The settings that decide the numbers in a log-mel."""
+    """The settings that decide the numbers in a log-mel.
+
+    `kind` is `kaldi`, AST's filter bank (papers.md 1.1), or `stft`, which EPIC-SOUNDS is used with (papers.md 4.3).
+    """
 
     sample_rate: int
     mel_bins: int
     window_ms: float
     hop_ms: float
+    kind: str = "kaldi"
 
     @property
     def window_samples(self) -> int:
@@ -101,14 +107,18 @@ def from_int16(samples: np.ndarray) -> np.ndarray:
 
 
 def log_mel(samples: np.ndarray, frontend: Frontend) -> np.ndarray:
-    """Kaldi log-mel filter bank with the AST settings: mean removed, Hann window, no dither.
+    """Log-mel of one clip.
+
+    `kaldi` is the filter bank with the AST settings: mean removed, Hann window, no dither; t = 1 + (l - window) // hop.
+    `stft` is what librosa computes with 2,048 points, HTK bands without norm and zeros around the clip, and 1e-6 added;
+    t = 1 + l // hop.
 
     Args:
         samples: (l,) mono at the front end's rate.
         frontend: window, hop and number of mel bands.
 
     Returns:
-        (t, f) float32, natural logarithm of power; t = 1 + (l - window) // hop.
+        (t, f) float32, natural logarithm of power.
 
     Raises:
         BadClip: shorter than one analysis window.
@@ -117,6 +127,13 @@ def log_mel(samples: np.ndarray, frontend: Frontend) -> np.ndarray:
         have = 1000 * len(samples) / frontend.sample_rate
         raise BadClip(f"lasts {have:.1f} ms, shorter than one analysis window ({frontend.window_ms:g} ms)")
     wave = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+    with torch.autocast("cpu", enabled=False):  # A model that is being evaluated in bfloat16 may have asked for it.
+        return _filter_bank(wave, frontend).numpy()
+
+
+def _filter_bank(wave: torch.Tensor, frontend: Frontend) -> torch.Tensor:
+    if frontend.kind == "stft":
+        return torch.log(_mel_spectrogram(frontend)(wave).T + 1e-6)
     return fbank(
         (wave - wave.mean()).unsqueeze(0),
         htk_compat=True,
@@ -127,4 +144,16 @@ def log_mel(samples: np.ndarray, frontend: Frontend) -> np.ndarray:
         dither=0.0,
         frame_length=frontend.window_ms,
         frame_shift=frontend.hop_ms,
-    ).numpy()
+    )
+
+
+@lru_cache(maxsize=8)
+def _mel_spectrogram(frontend: Frontend) -> MelSpectrogram:
+    return MelSpectrogram(
+        frontend.sample_rate,
+        n_fft=2048,
+        win_length=frontend.window_samples,
+        hop_length=round(frontend.sample_rate * frontend.hop_ms / 1000),
+        n_mels=frontend.mel_bins,
+        pad_mode="constant",
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from audiolib.cluster import start_ray
 from audiolib.config.corpus import DataPreset
 from audiolib.config.strict import read_preset, read_section
 from audiolib.config.training import ModelPreset, Recipe, Seed, TrainSection
@@ -72,21 +73,11 @@ def run(job: Job, on_epoch: OnEpoch | None = None) -> None:
 
 
 def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # The controller looks at its workers this often; the default of 2 s would be felt at every report.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-    except ImportError as error:
-        raise AudiolibError(
-            f"train.num_workers is {job.settings.num_workers}, which needs Ray: pip install 'audiolib[pipeline]'"
-        ) from error
     workers = job.settings.num_workers
-    if not ray.is_initialized():
-        _start_ray(ray, workers)
+    ray = start_ray(workers)
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
     gpu = job.settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers
     # A name that Ray has seen continues that run: the name says what is trained, and by which process.
     name = f"{job.stage}-{digest([str(job.out), job.recipe.model_dump(mode='json'), job.seed, os.getpid()])}"
@@ -111,24 +102,6 @@ def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
         reason = complaint.read_text(encoding="utf-8")
     if reason is not None:
         raise AudiolibError(reason)
-
-
-def _start_ray(ray: Any, workers: int) -> None:
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        try:
-            ray.init(address=address, log_to_driver=True)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise AudiolibError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
-        return
-    cores = max(workers, os.cpu_count() or 1)
-    ray.init(
-        num_cpus=cores + 1,
-        include_dashboard=False,
-        object_store_memory=128 * 2**20,
-        logging_level="ERROR",
-        log_to_driver=True,
-    )
 
 
 def _worker(job: Job, on_epoch: OnEpoch | None, complaint: Path) -> None:

@@ -50,6 +50,7 @@ def features_section(**changes: object):
         "window_ms": 25.0,
         "hop_ms": 10.0,
         "waveform": True,
+        "normalisation": "own",
         "clips_per_shard": 40,
         "max_rejects": 0,
     }

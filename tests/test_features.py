@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from audiolib import features
-from audiolib.corpora.clips import Clip, read_clips, write_clips
+from audiolib.corpora.clips import Clip, as_clips, as_table, read_clips, write_clips
 from audiolib.errors import AudiolibError
 from audiolib.features import extract
 from audiolib.files import read_json, sha256_file, write_json
@@ -25,7 +25,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def test_every_clip_is_there_once_with_its_own_log_mel(small_download, small_features):
     shards = ShardFolder(small_features)
-    clips = {clip.id: clip for clip in read_clips(small_download / "clips.parquet")}
+    clips = {clip.id: clip for clip in as_clips(read_clips(small_download / "clips.parquet"))}
     seen = {}
     for split in ("train", "valid", "test"):
         for row in shards.rows(split):
@@ -95,8 +95,9 @@ def mixed(tmp_path) -> Path:
     soundfile.write(folder / "audio" / "nan.wav", good * np.nan, 16000, subtype="FLOAT")
     for name in ("empty", "text", "cut", "short", "nan", "absent"):
         clips.append(Clip(name, f"{name}.wav", ("a",), "train"))
-    write_clips(folder / "clips.parquet", clips)
-    write_json(folder / "source.json", {"corpus": "folder", "multi_label": False, "clips": len(clips), "files": "x"})
+    write_clips(folder / "clips.parquet", as_table(clips))
+    source = {"corpus": "folder", "multi_label": False, "frontend": None, "clips": len(clips), "files": "x"}
+    write_json(folder / "source.json", source)
     return folder
 
 

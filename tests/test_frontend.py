@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from transformers import ASTFeatureExtractor
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from audiolib.frontend import BadClip, Frontend, decode, log_mel
 from tests.corpora.replicas import wav_bytes
@@ -132,3 +134,21 @@ def test_a_clip_shorter_than_one_window_says_so(tmp_path, length):
     soundfile.write(path, tone(1, 16000)[:length], 16000)
     with pytest.raises(BadClip, match=r"shorter than one analysis window \(25 ms\)"):
         log_mel(decode(path, 16000), FRONTEND)
+
+
+def test_the_stft_front_end_is_that_of_another_implementation():
+    """EPIC-SOUNDS as the papers have it (papers.md 4.3): 24 kHz, 2,048 points, 10 ms window, 5 ms hop, HTK bands."""
+    samples = np.random.default_rng(0).standard_normal(12000).astype(np.float32) * 0.1
+    found = log_mel(samples, Frontend(24000, 128, 10, 5, "stft"))
+    banks = mel_filter_bank(1025, 128, 0, 12000, 24000, norm=None, mel_scale="htk")
+    window = np.pad(window_function(240, "hann"), (904, 904))  # torch and librosa put a short window into the middle.
+    power = spectrogram(samples, window, 2048, 120, 2048, power=2.0, pad_mode="constant", mel_filters=banks)
+    assert found.shape == (101, 128)
+    np.testing.assert_allclose(found, np.log(power.T + 1e-6), atol=1e-3)
+
+
+def test_log_mel_is_the_same_while_a_model_computes_in_bfloat16():
+    samples = tone(0.3, 16000).astype(np.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = log_mel(samples, FRONTEND)
+    np.testing.assert_array_equal(inside, log_mel(samples, FRONTEND))

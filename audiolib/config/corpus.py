@@ -64,8 +64,58 @@ class FolderSource(Section):
         return self
 
 
+class FrontendSection(Section):
+    """A corpus' own front end, in place of that of `features`: `kaldi` (AST's) or `stft` (papers.md 4.3)."""
+
+    kind: Literal["kaldi", "stft"]
+    sample_rate: PositiveInt
+    window_ms: PositiveFloat
+    hop_ms: PositiveFloat
+
+
+class LocalSource(Section):
+    """A corpus without a free download: `download.folder` has its published lists and the clips that you have.
+
+    `max_missing` is the share of listed clips that may lack a file; `valid_fraction`, where there is one, the share of
+    the training recordings that is held out because the corpus has no validation list.
+    """
+
+    max_missing: Annotated[float, Field(ge=0, lt=1)]
+
+
+class AudioSetSource(LocalSource):
+    """AudioSet; `train` says which of the two training lists: the balanced one, or both."""
+
+    corpus: Literal["audioset"]
+    train: Literal["balanced", "full"]
+    valid_fraction: Annotated[float, Field(gt=0, lt=1)]
+    multi_label: Literal[True] = True
+
+
+class VggSoundSource(LocalSource):
+    """VGGSound."""
+
+    corpus: Literal["vggsound"]
+    valid_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class VoxCeleb1Source(LocalSource):
+    """VoxCeleb1, the identification split."""
+
+    corpus: Literal["voxceleb1"]
+
+
+class EpicSoundsSource(LocalSource):
+    """EPIC-SOUNDS, recognition."""
+
+    corpus: Literal["epic_sounds"]
+    valid_fraction: Annotated[float, Field(gt=0, lt=1)]
+    frontend: FrontendSection | None = None
+
+
 ArchiveSource = FsddSource | SpeechCommandsSource | Esc50Source
-Source = Annotated[SyntheticSource | ArchiveSource | FolderSource, Field(discriminator="corpus")]
+ListedSource = AudioSetSource | VggSoundSource | VoxCeleb1Source | EpicSoundsSource
+Source = Annotated[SyntheticSource | ArchiveSource | ListedSource | FolderSource, Field(discriminator="corpus")]
 
 
 class DataPreset(Section):
@@ -97,5 +147,6 @@ class FeaturesSection(Section):
     window_ms: PositiveFloat
     hop_ms: PositiveFloat
     waveform: bool
+    normalisation: Literal["own", "paper"]
     clips_per_shard: PositiveInt
     max_rejects: Annotated[int, Field(ge=0)]

@@ -1,6 +1,7 @@
-"""The clip list: one row per clip, written by `download` and read by `features`."""
+"""The clip list: a table with one row per clip, written by `download` and read by `features`."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import polars as pl
@@ -22,7 +23,7 @@ SCHEMA = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One clip to classify.
 
@@ -42,44 +43,61 @@ class Clip:
     seconds: float | None = None
 
 
-def write_clips(path: Path, clips: list[Clip]) -> None:
-    """Check the list and write it, sorted by id, so that equal corpora give equal bytes.
+def as_table(clips: Iterable[Clip]) -> pl.DataFrame:
+    """The table of a corpus that is small enough to be listed clip by clip."""
+    rows = list(clips)
+    names = [field.name for field in fields(Clip)]
+    columns = {name: [getattr(clip, name) for clip in rows] for name in names}
+    return pl.DataFrame({**columns, "label": [list(label) for label in columns["label"]]}, schema=SCHEMA)
+
+
+def as_clips(table: pl.DataFrame) -> Iterator[Clip]:
+    """The rows of a table, one by one."""
+    for row in table.iter_rows(named=True):
+        yield Clip(**{**row, "label": tuple(row["label"])})
+
+
+def write_clips(path: Path, clips: pl.DataFrame) -> None:
+    """Check the table and write it, sorted by id, so that equal corpora give equal bytes.
 
     Raises:
         AudiolibError: ids repeat, a split is empty, or a class occurs in `valid` or `test` and never in `train`.
     """
     _check(clips)
-    rows = sorted(clips, key=lambda clip: clip.id)
-    table = pl.DataFrame([{**clip.__dict__, "label": list(clip.label)} for clip in rows], schema=SCHEMA)
     with atomic_path(path) as temporary:
-        table.write_parquet(temporary, compression="zstd")
+        clips.select(list(SCHEMA)).sort("id").write_parquet(temporary, compression="zstd")
 
 
-def read_clips(path: Path) -> list[Clip]:
-    """Read a list that `write_clips` wrote."""
+def read_clips(path: Path) -> pl.DataFrame:
+    """Read a table that `write_clips` wrote."""
     if not path.exists():
         raise AudiolibError(f"{path} is missing; run `dvc repro download`")
-    rows = pl.read_parquet(path).iter_rows(named=True)
-    return [Clip(**{**row, "label": tuple(row["label"])}) for row in rows]
+    return pl.read_parquet(path)
 
 
-def _check(clips: list[Clip]) -> None:
-    ids = [clip.id for clip in clips]
-    if len(set(ids)) != len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise AudiolibError(f"clip id {twice!r} occurs more than once; every clip needs its own id")
+def class_names(clips: pl.DataFrame) -> list[str]:
+    """All classes, in the order of their numbers."""
+    return clips["label"].explode().drop_nulls().unique().sort().to_list()
+
+
+def _check(clips: pl.DataFrame) -> None:
+    twice = clips.filter(pl.col("id").is_duplicated())
+    if len(twice):
+        raise AudiolibError(f"clip id {twice['id'][0]!r} occurs more than once; every clip needs its own id")
     for split in SPLITS:
-        if not any(clip.split == split for clip in clips):
+        if clips.filter(pl.col("split") == split).is_empty():
             raise AudiolibError(
                 f"the {split} split has no clip (of {len(clips)}); give more clips or name the splits in a table"
             )
-    trained = {name for clip in clips if clip.split == "train" for name in clip.label}
-    for clip in clips:
-        lost = sorted(set(clip.label) - trained)
-        if lost:
-            raise AudiolibError(
-                f"class {lost[0]!r} has no training clip ({clip.id} is in {clip.split}); a class needs at least three "
-                "clips, or a split column that puts one into train"
-            )
+    pairs = clips.select("id", "split", "label").explode("label")
+    trained = pairs.filter(pl.col("split") == "train").select("label").unique()
+    lost = pairs.join(trained, on="label", how="anti").sort("id", "label")
+    if len(lost):
+        name, split, label = lost.row(0)
+        raise AudiolibError(
+            f"class {label!r} has no training clip ({name} is in {split}); a class needs at least three "
+            "clips, or a split column that puts one into train"
+        )
     if len(trained) < 2:
-        raise AudiolibError(f"need at least two classes to classify, found: {', '.join(sorted(trained)) or 'none'}")
+        names = ", ".join(sorted(trained["label"].to_list())) or "none"
+        raise AudiolibError(f"need at least two classes to classify, found: {names}")

@@ -6,9 +6,11 @@ Origin: github.com/karolpiczak/ESC-50. Pieces of one recording share `src_file` 
 import csv
 from pathlib import Path
 
+import polars as pl
+
 from audiolib.config.corpus import DownloadSection, Esc50Source
 from audiolib.corpora.archives import Archive, extract, obtain
-from audiolib.corpora.clips import Clip
+from audiolib.corpora.clips import Clip, as_table
 from audiolib.corpora.splits import split_groups
 from audiolib.errors import AudiolibError
 
@@ -19,7 +21,7 @@ ARCHIVE = Archive(
 )
 
 
-def fetch(source: Esc50Source, section: DownloadSection, folder: Path, store: Path) -> list[Clip]:
+def fetch(source: Esc50Source, section: DownloadSection, folder: Path, store: Path) -> pl.DataFrame:
     """Unpack below `folder`; fold `source.fold` is the test, a tenth of the other folds' recordings is validation."""
     extract(obtain(ARCHIVE, section, source.mirrored, store), folder, "ESC-50")
     table = next(folder.rglob("meta/esc50.csv"), None)
@@ -30,7 +32,7 @@ def fetch(source: Esc50Source, section: DownloadSection, folder: Path, store: Pa
     rest = [(row["category"], row["src_file"]) for row in rows if int(row["fold"]) != source.fold]
     groups = split_groups(rest, valid=0.1, test=0)
     audio = table.parent.parent / "audio"
-    return [
+    return as_table(
         Clip(
             id=row["filename"],
             path=str((audio / row["filename"]).relative_to(folder)),
@@ -41,4 +43,4 @@ def fetch(source: Esc50Source, section: DownloadSection, folder: Path, store: Pa
             seconds=5.0,
         )
         for row in rows
-    ]
+    )

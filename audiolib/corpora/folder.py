@@ -8,16 +8,16 @@ from typing import Any
 import polars as pl
 
 from audiolib.config.corpus import DownloadSection, FolderSource
-from audiolib.corpora.clips import SPLITS, Clip
+from audiolib.corpora.clips import SPLITS, Clip, as_table
+from audiolib.corpora.local import SUFFIXES
 from audiolib.corpora.splits import split_groups
 from audiolib.errors import AudiolibError
 from audiolib.files import user_path
 
-SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"}
 _OPTIONAL = ("split", "fold", "group", "start", "end")
 
 
-def fetch(source: FolderSource, section: DownloadSection, folder: Path, store: Path) -> list[Clip]:
+def fetch(source: FolderSource, section: DownloadSection, folder: Path, store: Path) -> pl.DataFrame:
     """List the clips of `download.folder`; nothing is copied.
 
     Raises:
@@ -31,7 +31,7 @@ def fetch(source: FolderSource, section: DownloadSection, folder: Path, store: P
     rows = _table(root / source.table, source) if source.table else _class_folders(root)
     if not any(row.get("split") for row in rows):
         _give_splits(rows, source)
-    return [_clip(row, root) for row in rows]
+    return as_table(_clip(row, root) for row in rows)
 
 
 def _class_folders(root: Path) -> list[dict[str, Any]]:

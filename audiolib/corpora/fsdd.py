@@ -6,9 +6,11 @@ Origin: github.com/Jakobovski/free-spoken-digit-dataset. Official split: recordi
 import re
 from pathlib import Path
 
+import polars as pl
+
 from audiolib.config.corpus import DownloadSection, FsddSource
 from audiolib.corpora.archives import Archive, extract, obtain
-from audiolib.corpora.clips import Clip
+from audiolib.corpora.clips import Clip, as_table
 from audiolib.errors import AudiolibError
 
 ARCHIVE = Archive(
@@ -21,7 +23,7 @@ _NAME = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav")
 _VALID = range(5, 10)
 
 
-def fetch(source: FsddSource, section: DownloadSection, folder: Path, store: Path) -> list[Clip]:
+def fetch(source: FsddSource, section: DownloadSection, folder: Path, store: Path) -> pl.DataFrame:
     """Unpack the recordings below `folder` and list them."""
     extract(obtain(ARCHIVE, section, source.mirrored, store), folder, "FSDD")
     clips = []
@@ -35,4 +37,4 @@ def fetch(source: FsddSource, section: DownloadSection, folder: Path, store: Pat
         raise AudiolibError(
             "the FSDD archive holds no recordings/<digit>_<speaker>_<index>.wav; is it another archive?"
         )
-    return clips
+    return as_table(clips)

@@ -4,9 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from audiolib.config.corpus import DownloadSection
-from audiolib.corpora import esc50, folder, fsdd, speech_commands, synthetic
-from audiolib.corpora.clips import Clip, write_clips
+from audiolib.corpora import audioset, epic_sounds, esc50, folder, fsdd, speech_commands, synthetic, vggsound, voxceleb1
+from audiolib.corpora.clips import write_clips
 from audiolib.files import write_json
 
 CORPORA = {
@@ -14,12 +16,16 @@ CORPORA = {
     "fsdd": fsdd,
     "speech_commands": speech_commands,
     "esc50": esc50,
+    "audioset": audioset,
+    "vggsound": vggsound,
+    "voxceleb1": voxceleb1,
+    "epic_sounds": epic_sounds,
     "folder": folder,
 }
 
 
 def prepare(source: Any, section: DownloadSection, out: Path, store: Path) -> None:
-    """Fetch one corpus and leave `clips.parquet`, `source.json` and (unless it is your own folder) `audio/` in `out`.
+    """Fetch one corpus and leave `clips.parquet`, `source.json` and `audio/` (which your own clips are not copied to).
 
     Args:
         source: the `source` of a data preset; its `corpus` names the module that knows it.
@@ -29,29 +35,31 @@ def prepare(source: Any, section: DownloadSection, out: Path, store: Path) -> No
     """
     audio = out / "audio"
     audio.mkdir(parents=True, exist_ok=True)
-    clips: list[Clip] = CORPORA[source.corpus].fetch(source, section, audio, store)
+    clips: pl.DataFrame = CORPORA[source.corpus].fetch(source, section, audio, store)
     write_clips(out / "clips.parquet", clips)
+    own_frontend = getattr(source, "frontend", None)
     write_json(
         out / "source.json",
         {
             "corpus": source.corpus,
             "multi_label": getattr(source, "multi_label", False),
+            "frontend": own_frontend.model_dump() if own_frontend else None,
             "clips": len(clips),
             "files": _digest_of_files(audio, clips),
         },
     )
 
 
-def _digest_of_files(audio: Path, clips: list[Clip]) -> str:
+def _digest_of_files(audio: Path, clips: pl.DataFrame) -> str:
     """Changes when any file does, so that a later stage reruns although the list stayed the same.
 
     Files of your own folder are told by size and time, without reading gigabytes; ours by size, as DVC hashes them.
     """
     seen = hashlib.sha256()
-    for clip in sorted(clips, key=lambda clip: clip.id):
-        path = audio / clip.path
+    for name in clips.sort("id")["path"]:
+        path = audio / name
         if path.exists():
             state = path.stat()
-            own = Path(clip.path).is_absolute()
-            seen.update(f"{clip.path} {state.st_size} {state.st_mtime_ns if own else 0}\n".encode())
+            own = Path(name).is_absolute()
+            seen.update(f"{name} {state.st_size} {state.st_mtime_ns if own else 0}\n".encode())
     return seen.hexdigest()

@@ -7,9 +7,11 @@
 import re
 from pathlib import Path
 
+import polars as pl
+
 from audiolib.config.corpus import DownloadSection, SpeechCommandsSource
 from audiolib.corpora.archives import Archive, extract, obtain
-from audiolib.corpora.clips import Clip
+from audiolib.corpora.clips import Clip, as_table
 from audiolib.corpora.splits import split_groups
 from audiolib.errors import AudiolibError
 
@@ -29,7 +31,7 @@ ARCHIVES = {
 _SPEAKER = re.compile(r"([0-9a-f]{6,})_nohash_")
 
 
-def fetch(source: SpeechCommandsSource, section: DownloadSection, folder: Path, store: Path) -> list[Clip]:
+def fetch(source: SpeechCommandsSource, section: DownloadSection, folder: Path, store: Path) -> pl.DataFrame:
     """Unpack the chosen archive below `folder` and list its clips."""
     extract(obtain(ARCHIVES[source.variant], section, source.mirrored, store), folder, "Speech Commands")
     files = sorted(p for p in folder.glob("*/*.wav") if p.parent.name != "_background_noise_")
@@ -38,7 +40,7 @@ def fetch(source: SpeechCommandsSource, section: DownloadSection, folder: Path, 
             "the Speech Commands archive holds no <word>/<speaker>_nohash_<n>.wav; is it another archive?"
         )
     split_of = _official(folder, files) if source.variant == "full" else _by_speaker(files)
-    return [
+    return as_table(
         Clip(
             id=_name(path),
             path=_name(path),
@@ -48,7 +50,7 @@ def fetch(source: SpeechCommandsSource, section: DownloadSection, folder: Path, 
             seconds=None,
         )
         for path in files
-    ]
+    )
 
 
 def _official(folder: Path, files: list[Path]) -> dict[Path, str]:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from audiolib.config.corpus import DownloadSection, SyntheticSource
-from audiolib.corpora.clips import Clip
+from audiolib.corpora.clips import Clip, as_table
 from audiolib.progress import track
 from audiolib.rng import rng
 
@@ -127,7 +128,7 @@ def make_clip(name: str, number: int, seed: int) -> np.ndarray:
     return np.clip(sound + noise, -1, 1)
 
 
-def fetch(source: SyntheticSource, section: DownloadSection, folder: Path, store: Path) -> list[Clip]:
+def fetch(source: SyntheticSource, section: DownloadSection, folder: Path, store: Path) -> pl.DataFrame:
     """Write the clips as 16-bit wav below `folder`; a sixth of each class is for validation, a sixth for the test."""
     numbers = range(source.clips_per_class)
     todo = [(name, number) for name in CLASSES for number in numbers]
@@ -143,4 +144,4 @@ def fetch(source: SyntheticSource, section: DownloadSection, folder: Path, store
         clips.append(
             Clip(f"{name}/{number:04d}", f"{name}/{number:04d}.wav", (name,), split, seconds=sound.size / RATE)
         )
-    return clips
+    return as_table(clips)

@@ -1,6 +1,8 @@
 """Small archives in the layouts of the upstream corpora, with generated sounds."""
 
+import csv
 import io
+import json
 import tarfile
 import wave
 import zipfile
@@ -67,3 +69,76 @@ def esc50(path: Path) -> Path:
         for name, content in files.items():
             bundle.writestr(name, content)
     return path
+
+
+def audioset(root: Path) -> Path:
+    """Three segment lists with their comments, the ontology, and clips under three of the usual names."""
+    mids = {"/m/09x0r": "Speech", "/m/04rlf": "Music", "/t/dd00088": "Gasp", "/m/0bt9lr": "Dog"}
+    names = list(mids)
+    root.mkdir()
+    (root / "ontology.json").write_text(json.dumps([{"id": mid, "name": name} for mid, name in mids.items()]))
+    lists = {"balanced_train": range(60), "unbalanced_train": range(100, 160), "eval": range(200, 220)}
+    for part, numbers in lists.items():
+        rows = [
+            f'{_ytid(i)}, {30 * (i % 4):.3f}, {30 * (i % 4) + 10:.3f}, "{names[i % 4]},{names[(i + 1) % 4]}"'
+            for i in numbers
+        ]
+        head = [
+            "# Segments csv created Sun Mar  5 10:54:31 2017",
+            "# num_ytids=1",
+            "# YTID, start_seconds, end_seconds, positive_labels",
+        ]
+        (root / f"{part}_segments.csv").write_text("\n".join([*head, *rows]) + "\n")
+        (root / "clips" / part).mkdir(parents=True)
+        for i in numbers:
+            name = (f"{_ytid(i)}.wav", f"Y{_ytid(i)}.wav", f"{_ytid(i)}_{30000 * (i % 4)}.wav")[i % 3]
+            (root / "clips" / part / name).write_bytes(wav_bytes())
+    return root
+
+
+def _ytid(number: int) -> str:
+    return f"-a_{number:08d}"
+
+
+def vggsound(root: Path) -> Path:
+    (root / "video").mkdir(parents=True)
+    classes = ("playing harp", "people eating, noisily")
+    rows = [(f"v-{i:08d}_", i % 7 * 10, classes[i % 2], "train" if i % 5 else "test") for i in range(80)]
+    with (root / "vggsound.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows(rows)
+    for video, start, _, _ in rows:
+        (root / "video" / f"{video}_{start:06d}.wav").write_bytes(wav_bytes())
+    return root
+
+
+def voxceleb1(root: Path) -> Path:
+    lines = []
+    for speaker in ("id10001", "id10002"):
+        for video, part in (("1zcIwhmdeo4", 1), ("7gWzIy6yIIk", 2), ("8mDV7ZV1e2o", 3)):
+            for number in (1, 2):
+                name = f"{speaker}/{video}/{number:05d}.wav"
+                lines.append(f"{part} {name}")
+                (root / "wav" / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / "wav" / name).write_bytes(wav_bytes())
+    (root / "iden_split.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def epic_sounds(root: Path) -> Path:
+    head = (
+        "annotation_id,participant_id,video_id,start_timestamp,stop_timestamp,start_sample,stop_sample,"
+        "description,class,class_id"
+    )
+    classes = ("rustle", "metal-only collision")
+    root.mkdir()
+    for part, videos in (("train", range(1, 13)), ("validation", range(20, 23))):
+        rows = [head]
+        for video in videos:
+            name = f"P{video:02d}_101"
+            (root / name[:3]).mkdir(exist_ok=True)
+            (root / name[:3] / f"{name}.wav").write_bytes(wav_bytes(2.5, 24000))
+            for i in range(4):
+                times = f"00:00:{i * 0.5:06.3f},00:00:{i * 0.5 + 0.4:06.3f}"
+                rows.append(f'{name}_{i},{name[:3]},{name},{times},0,0,"a, b",{classes[i % 2]},{i % 2}')
+        (root / f"EPIC_Sounds_{part}.csv").write_text("\n".join(rows) + "\n")
+    return root

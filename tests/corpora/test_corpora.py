@@ -17,7 +17,7 @@ from audiolib.config.corpus import (
     SpeechCommandsSource,
     SyntheticSource,
 )
-from audiolib.corpora.clips import Clip, read_clips
+from audiolib.corpora.clips import Clip, as_clips, read_clips
 from audiolib.corpora.prepare import prepare
 from audiolib.corpora.splits import split_groups
 from audiolib.corpora.synthetic import CLASSES, make_clip
@@ -33,7 +33,7 @@ def clips_of(source, place: Path, archive: Path | None = None, **section: object
         section["mirror"] = str(archive.parent)
     settings = DownloadSection(**{"mirror": None, "sha256": None, "folder": None, **section})
     prepare(source, settings, place / "out", place / "store")
-    return read_clips(place / "out" / "clips.parquet")
+    return list(as_clips(read_clips(place / "out" / "clips.parquet")))
 
 
 def sides(clips: list[Clip]) -> dict[str | None, set[str]]:

@@ -1,0 +1,62 @@
+"""Ray: here, or the cluster of RAY_ADDRESS."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from audiolib.errors import AudiolibError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def start_ray(workers: int) -> Any:
+    """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine; returns the module `ray`.
+
+    Raises:
+        AudiolibError: Ray is not installed, or no cluster answers.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The controller looks at its workers this often; the default of 2 s would be felt at every report.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise AudiolibError("several workers, or a cluster, need Ray: pip install 'audiolib[pipeline]'") from error
+    if ray.is_initialized():
+        return ray
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address=address, log_to_driver=True)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise AudiolibError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
+        return ray
+    ray.init(
+        num_cpus=max(workers, os.cpu_count() or 1) + 1,
+        include_dashboard=False,
+        object_store_memory=128 * 2**20,
+        logging_level="ERROR",
+        log_to_driver=True,
+    )
+    return ray
+
+
+def cluster_map(work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+    """Results in the order of the tasks, a core each; a task whose machine is lost is done again elsewhere.
+
+    Paths in the tasks must mean the same on every machine. A few tasks a core are under way at a time, so that a long
+    list is never there as a whole.
+    """
+    ray = start_ray(1)
+    remote = ray.remote(num_cpus=1, max_retries=3)(work)
+    ahead = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting: deque[Any] = deque()
+    for task in tasks:
+        waiting.append(remote.remote(task))
+        if len(waiting) == ahead:
+            yield ray.get(waiting.popleft())
+    while waiting:
+        yield ray.get(waiting.popleft())
