@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from audiolib.loader import Clips, Epoch, equal_steps, packed_steps
+from audiolib.dataset import Clips
+from audiolib.loader import Epoch, EqualSteps, packed_steps
 from audiolib.models import Classifier
+from audiolib.order import epoch_order
 from audiolib.packing import fill
 from audiolib.phases import phase_patch
+from audiolib.rng import rng
 from audiolib.views import View, draw_views, phase_view
 
 if TYPE_CHECKING:
@@ -33,23 +36,29 @@ class Planner:
     def __init__(self, recipe: "Recipe", clips: Clips, seconds: float, seed: int) -> None:
         self.recipe, self.clips, self.seed = recipe, clips, seed
         self.hop_ms = float(clips.frontend["hop_ms"])
-        self.lengths = [len(mel) for mel in clips.mel]
+        self.lengths = clips.frames
         self.home = self.frames = max(1, round(seconds * 1000 / self.hop_ms))
         if recipe.packing is not None:
             longest = max(1, round(recipe.packing.longest_seconds * 1000 / self.hop_ms))
-            self.frames = min(longest, max(self.lengths))
+            self.frames = min(longest, int(clips.frames.max()))
 
     def epoch(self, phase: "Phase", number: int, model: Classifier, rank: int = 0, world: int = 1) -> Epoch:
         """One epoch's steps; every worker gets the same plan and makes its own share."""
         recipe, packing = self.recipe, self.recipe.packing
+        order = epoch_order(self.clips, self.seed, number, recipe.sampling == "balanced")
         if packing is None:
-            view = phase_view(self.frames, phase)
-            steps = equal_steps(len(self.clips), view, recipe.batch_size, self.seed, number, world)
+            steps = EqualSteps(order.clips, phase_view(self.frames, phase), recipe.batch_size, world)
         else:
             views = self._drawn(phase, number)
-            tokens = [model.trained_tokens(view.seen) for view in views]
-            steps = packed_steps(views, tokens, packing, self.seed, number, world)
-        return Epoch(self.clips, recipe.augment, self.home, self.seed, number, steps, rank)
+            tokens = self._tokens(views, model)
+            mixing = rng(self.seed, "packs", number)
+            steps = packed_steps(order.clips, views, tokens, packing, mixing, world)
+        return Epoch(self.clips, recipe.augment, self.home, self.seed, number, steps, order, rank)
+
+    @staticmethod
+    def _tokens(views: list[View], model: Classifier) -> list[int]:
+        counts = {seen: model.trained_tokens(seen) for seen in {view.seen for view in views}}
+        return [counts[view.seen] for view in views]
 
     def _drawn(self, phase: "Phase", number: int) -> list[View]:
         return draw_views(self.recipe.packing, phase, self.lengths, self.hop_ms, self.seed, number)
@@ -60,18 +69,16 @@ class Planner:
 
     def efficiency(self, epoch: Epoch, model: Classifier) -> float:
         """Share of the processed tokens that hold sound: filled slots of packs, or unpadded tokens of equal clips."""
-        every = [item for step in epoch.steps for share in step for item in share]
-        tokens = [model.trained_tokens(view.seen) for _, view in every]
-        if self.recipe.packing is None:
-            real = [
-                model.trained_tokens(View(min(view.frames, self.lengths[index]), view.hop, view.pool).seen)
-                for index, view in every
-            ]
-            return sum(real) / sum(tokens)
-        sizes = [sum(len(share) for share in step) for step in epoch.steps]
-        bounds = np.cumsum([0, *sizes]).tolist()
-        packs = [list(range(first, last)) for first, last in pairwise(bounds)]
-        return fill(tokens, packs, self.recipe.packing.tokens)
+        if isinstance(epoch.steps, EqualSteps):
+            view, shown = epoch.steps.view, self.lengths[epoch.order.clips]
+            counts = Counter(np.minimum(shown, view.frames).tolist())
+            real = sum(n * model.trained_tokens(View(t, view.hop, view.pool).seen) for t, n in counts.items())
+            return real / (len(shown) * model.trained_tokens(view.seen))
+        packs = [[view for share in step for _, view in share] for step in epoch.steps]
+        tokens = self._tokens([view for pack in packs for view in pack], model)
+        bounds = np.cumsum([0, *map(len, packs)]).tolist()
+        places = [list(range(first, last)) for first, last in pairwise(bounds)]
+        return fill(tokens, places, self.recipe.packing.tokens)
 
     def gmac(self, phase: "Phase", number: int, model: Classifier) -> float:
         """Expected multiply-accumulates (10^9) of an epoch's forward passes, over the sizes that may be drawn."""

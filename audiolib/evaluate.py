@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from audiolib.dataset import Clips, read_split
 from audiolib.files import digest
-from audiolib.loader import Clips, eval_batches, read_split
+from audiolib.loader import eval_batches
 from audiolib.metrics import accuracy, d_prime, mean_average_precision, wilson_interval
 from audiolib.models import Classifier
 from audiolib.predict import BATCH_FRAMES, pick_device
@@ -135,7 +136,7 @@ def sweep(trained: list[Trained], features: Path, grid: Grid, common: dict[str, 
 
 def _gmac(model: Classifier, clips: Clips, view: View, size: Size) -> float:
     """Mean over the clips, each as long as it is shown."""
-    frames = [view.frames if view.padded else min(view.frames, len(mel)) for mel in clips.mel]
+    frames = [view.frames if view.padded else min(view.frames, own) for own in clips.frames.tolist()]
     shown = Counter(replace(view, frames=n).seen for n in frames)
     return sum(count * model.macs(seen, size) for seen, count in shown.items()) / len(clips) / 1e9
 

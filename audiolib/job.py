@@ -52,7 +52,18 @@ class Progress:
 
 # The files that decide what a step computes; a checkpoint made by others is not continued.
 _CODE = (
-    *("train.py", "epochs.py", "views.py", "packing.py", "loader.py", "batches.py", "augment.py", "optim.py"),
+    *(
+        "train.py",
+        "epochs.py",
+        "views.py",
+        "packing.py",
+        "loader.py",
+        "dataset.py",
+        "order.py",
+        "batches.py",
+        "augment.py",
+        "optim.py",
+    ),
     *("phases.py", "predict.py", "metrics.py", "rng.py", "start.py", "convert.py", "models/*.py", "kernels/*/*.py"),
 )
 
@@ -63,6 +74,7 @@ def fingerprint(job: Job, start_digest: str | None) -> dict[str, Any]:
         "stage": job.stage,
         "recipe": job.recipe.model_dump(mode="json"),
         "precision": job.settings.precision,
+        "memory_mib": job.settings.memory_mib,
         "kernels": [job.settings.attention, job.settings.scan],
         "architecture": job.architecture,
         "seconds": job.seconds,

@@ -1,89 +1,27 @@
-"""Clips of one split in memory, and the steps of an epoch in an order that only (seed, epoch) decides."""
+"""The steps of an epoch, planned before it begins, and the batches made of them."""
 
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from audiolib.augment import add_noise, fit_length, mask_bands, mask_frames, mix, roll, trim
+from audiolib.augment import Random, add_noise, fit_length, mask_bands, mask_frames, mix, roll, trim
 from audiolib.batches import Batch, pack, pooled
+from audiolib.dataset import Clips
+from audiolib.order import Order
 from audiolib.packing import at_least, best_fit, deal, next_fit
 from audiolib.rng import rng
-from audiolib.shards import ShardFolder
 from audiolib.views import View
 
 if TYPE_CHECKING:
     from audiolib.config.training import Augment, Packing
 
 
-@dataclass(frozen=True)
-class Clips:
-    """One split of a features folder, in memory.
-
-    Attributes:
-        mel: (t, f) float16 log-mel of every clip.
-        target: (clips, c).
-        ids: of the clips.
-        mean: of the training split's log-mel; `std` likewise.
-        frontend: the settings that the log-mel was made with.
-        wave: (l,) int16 sound of every clip, when asked for.
-    """
-
-    mel: list[np.ndarray]
-    target: np.ndarray
-    ids: list[str]
-    mean: float
-    std: float
-    frontend: dict[str, Any]
-    wave: list[np.ndarray] | None = None
-
-    def __len__(self) -> int:
-        return len(self.mel)
-
-    def normalised(self, mel: np.ndarray) -> np.ndarray:
-        """(x - mean) / (2 std): mean 0, standard deviation 0.5, as AST has it."""
-        return (mel - np.float32(self.mean)) * np.float32(0.5 / self.std)
-
-    def log_mel(self, index: int, hop: float = 1.0) -> np.ndarray:
-        """(t, f) float32 log-mel of a clip at `hop` times the stored hop, with an unchanged window.
-
-        A whole multiple visits exactly every so-many-th stored frame; any other is computed from the sound.
-        """
-        if hop == int(hop):
-            return self.mel[index][:: int(hop)].astype(np.float32)
-        if self.wave is None:
-            raise ValueError(f"a hop of {hop:g} stored hops needs the sound, which was not read")
-        from audiolib.frontend import Frontend, from_int16, log_mel
-
-        settings = Frontend(**{**self.frontend, "hop_ms": self.frontend["hop_ms"] * hop})
-        return log_mel(from_int16(self.wave[index]), settings)
-
-
-def read_split(folder: Path, split: str, waveform: bool = False) -> Clips:
-    """Read a split of a features folder, with its sound if asked for; every shard is verified."""
-    shards = ShardFolder(folder)
-    rows = list(shards.rows(split, waveform))
-    target = np.zeros((len(rows), len(shards.classes)), np.float32)
-    for place, row in enumerate(rows):
-        target[place, list(row.label)] = 1.0
-    ids = [row.id for row in rows]
-    waves = [row.wave for row in rows if row.wave is not None] if waveform else None
-    stats = shards.stats
-    return Clips([row.log_mel for row in rows], target, ids, stats["mean"], stats["std"], shards.frontend, waves)
-
-
 Item = tuple[int, View]  # a clip's place in its split, and how it is shown
 Step = list[list[Item]]  # the clips of every worker
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch: a permutation that depends on nothing else."""
-    return rng(seed, "order", epoch).permutation(count)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -91,41 +29,58 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return max(1, count // batch_size)
 
 
-def equal_steps(count: int, view: View, batch_size: int, seed: int, epoch: int, world: int = 1) -> list[Step]:
+class EqualSteps(Sequence[Step]):
     """The steps of an epoch with a fixed number of clips each; a last incomplete one is left out.
 
     A step has the same clips for any number of workers: the r-th takes every `world`-th, beginning with the r-th.
+
+    Args:
+        order: places of clips.
+        view: how all are shown.
+        batch_size: clips of a step.
+        world: workers.
     """
-    order = epoch_order(count, seed, epoch).tolist()
-    starts = range(0, steps_per_epoch(count, batch_size) * batch_size, batch_size)
-    chosen = [[(index, view) for index in order[start : start + batch_size]] for start in starts]
-    return [[step[rank::world] for rank in range(world)] for step in chosen]
+
+    def __init__(self, order: np.ndarray, view: View, batch_size: int, world: int = 1) -> None:
+        self.order, self.view, self.batch_size, self.world = order, view, batch_size, world
+
+    def __len__(self) -> int:
+        return steps_per_epoch(len(self.order), self.batch_size)
+
+    def __getitem__(self, step: int) -> Step:
+        if not 0 <= step < len(self):
+            raise IndexError(step)
+        chosen = self.order[step * self.batch_size : (step + 1) * self.batch_size].tolist()
+        return [[(index, self.view) for index in chosen[rank :: self.world]] for rank in range(self.world)]
 
 
 def packed_steps(
-    views: list[View], tokens: list[int], packing: "Packing", seed: int, epoch: int, world: int = 1
+    order: np.ndarray, views: list[View], tokens: list[int], packing: "Packing", mixing: Random, world: int = 1
 ) -> list[Step]:
     """The steps of an epoch in packs of a token budget: every clip once, the same clips a step for any `world`.
 
     Args:
+        order: places of clips.
         views: of every clip.
         tokens: of every clip as it is shown.
         packing: budget and packer.
-        seed: with `epoch` it alone decides the order.
+        mixing: the packer goes from large clips to small ones; this decides the order of its packs, 256 at a time, so
+            that what is read from disk stays close together.
         world: workers that share each pack.
     """
-    order = epoch_order(len(views), seed, epoch).tolist()
-    sizes = [tokens[index] for index in order]
+    places = order.tolist()
+    sizes = [tokens[index] for index in places]
     if packing.packer == "best_fit":
         packs = best_fit(sizes, packing.tokens, packing.window)
     else:
         packs = next_fit(sizes, packing.tokens)
     packs = at_least(packs, world)
-    mixed = rng(seed, "packs", epoch).permutation(len(packs)).tolist()
+    starts = range(0, len(packs), 256)
+    mixed = [start + place for start in starts for place in mixing.permutation(min(256, len(packs) - start)).tolist()]
     # Clips of equal token counts lie side by side: attention takes them in one call.
     return [
         [
-            [(order[place], views[order[place]]) for place in sorted(share, key=lambda p: sizes[p])]
+            [(places[place], views[places[place]]) for place in sorted(share, key=lambda p: sizes[p])]
             for share in deal(packs[number], sizes, world)
         ]
         for number in mixed
@@ -142,6 +97,7 @@ class Epoch(Dataset):
         home: stored frames.
         seed: with `number`, the epoch's, it decides all that is random.
         steps: for each step the clips of every worker.
+        order: what they were made of.
         rank: whose share of them is made.
     """
 
@@ -150,7 +106,8 @@ class Epoch(Dataset):
     home: int
     seed: int
     number: int
-    steps: list[Step]
+    steps: Sequence[Step]
+    order: Order
     rank: int = 0
 
     def __len__(self) -> int:
@@ -166,15 +123,15 @@ class Epoch(Dataset):
     def _changed(self, index: int, view: View) -> tuple[np.ndarray, np.ndarray, int]:
         """One clip as this epoch sees it: cut, mixed, normalised, masked, shifted, made noisy; its target; its draw."""
         clips, augment = self.clips, self.augment
-        random = rng(self.seed, "clip", self.number, zlib.crc32(clips.ids[index].encode()))
+        random = rng(self.seed, "clip", self.number, int(clips.keys[index]))
         mel = view.fit(clips.log_mel(index, view.hop), random, clips.mean)
-        target = clips.target[index]
+        target = clips.targets([index])[0]
         if augment.mixup and random.uniform() < augment.mixup:
-            second = int(random.integers(len(clips)))
+            second = self._partner(index, random)
             share = float(random.beta(10, 10))
             other = fit_length(clips.log_mel(second, view.hop), len(mel), random, fill=clips.mean)
             mel = mix(mel, other, share)
-            target = share * target + (1 - share) * clips.target[second]
+            target = share * target + (1 - share) * clips.targets([second])[0]
         mel = clips.normalised(mel)
         # In seconds at every resolution, and no larger a part of a short clip than of a long one.
         scale = min(1.0, view.frames / self.home) / view.hop
@@ -188,6 +145,12 @@ class Epoch(Dataset):
         if augment.noise:
             mel = add_noise(mel, augment.noise, random)
         return mel, target.astype(np.float32), int(random.integers(2**63))
+
+    def _partner(self, index: int, random: Random) -> int:
+        """Any clip to be mixed with one; of a split that lies on disk, any that is near."""
+        group = int(np.searchsorted(self.clips.groups, index, side="right")) - 1
+        near = self.order.partners(group)
+        return int(random.integers(len(self.clips))) if near is None else int(near[random.integers(len(near))])
 
 
 def batches(epoch: Epoch, start: int = 0, processes: int = 0) -> Iterator[Batch]:
@@ -206,7 +169,7 @@ def eval_batches(clips: Clips, view: View, batch_frames: int) -> Iterator[Batch]
     chosen: list[int] = []
     total = 0
     for index in range(len(clips)):
-        frames = view.frames if view.padded else min(view.frames, len(clips.mel[index]))
+        frames = view.frames if view.padded else min(view.frames, int(clips.frames[index]))
         if chosen and total + frames > batch_frames:
             yield _eval_batch(clips, view, chosen)
             chosen, total = [], 0
@@ -217,7 +180,7 @@ def eval_batches(clips: Clips, view: View, batch_frames: int) -> Iterator[Batch]
 
 def _eval_batch(clips: Clips, view: View, chosen: list[int]) -> Batch:
     mels = [view.fit(clips.normalised(clips.log_mel(index, view.hop))) for index in chosen]
-    return _batch(mels, clips.target[chosen], [view] * len(chosen))
+    return _batch(mels, clips.targets(chosen), [view] * len(chosen))
 
 
 def _batch(

@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
+from audiolib.dataset import Clips
 from audiolib.errors import AudiolibError
-from audiolib.loader import Clips, eval_batches
+from audiolib.loader import eval_batches
 from audiolib.models import Classifier
 from audiolib.views import View
 

@@ -7,7 +7,8 @@ and the index a sha256 of every file: without verification a flipped byte would 
 """
 
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from audiolib.errors import AudiolibError
 from audiolib.files import atomic_path, read_json, sha256_file
 
 SCHEMA_VERSION = 2
-_ROWS_PER_GROUP = 16
+ROWS_PER_GROUP = 16
 _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -56,6 +57,50 @@ class ShardInfo:
     sha256: str
 
 
+class Names(Sequence[str]):
+    """The ids of millions of clips, without an object for each."""
+
+    def __init__(self, array: pa.Array) -> None:
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, place: int) -> str:
+        return self.array[place].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.array.to_pylist()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of all clips of a split: see `dataset.Clips`."""
+
+    frames: np.ndarray
+    labels: np.ndarray
+    label_ends: np.ndarray
+    names: Names
+    keys: np.ndarray
+    groups: np.ndarray
+
+    @classmethod
+    def of(cls, table: pa.Table, shards: list[int]) -> "Facts":
+        """Of a table with the columns id, label and frames of shards with so many clips each."""
+        label = table["label"].combine_chunks()
+        firsts = np.cumsum([0, *shards])
+        starts = [np.arange(first, last, ROWS_PER_GROUP) for first, last in pairwise(firsts)]
+        names = table["id"].combine_chunks()
+        return cls(
+            frames=table["frames"].to_numpy(),
+            labels=label.values.to_numpy(),
+            label_ends=label.offsets.to_numpy(),
+            names=Names(names),
+            keys=np.fromiter((zlib.crc32(name.as_buffer()) for name in names), np.uint32, len(names)),
+            groups=np.concatenate([*starts, [firsts[-1]]]),
+        )
+
+
 def write_shard(path: Path, split: str, rows: list[Row], header: dict[str, Any]) -> ShardInfo:
     """Write one shard atomically; equal rows and header give equal bytes."""
     values = [np.asarray(row.log_mel, dtype=np.float16) for row in rows]
@@ -83,7 +128,7 @@ def write_shard(path: Path, split: str, rows: list[Row], header: dict[str, Any])
         pq.write_table(
             table,
             temporary,
-            row_group_size=_ROWS_PER_GROUP,
+            row_group_size=ROWS_PER_GROUP,
             compression="zstd",
             compression_level=1,
             use_dictionary=False,
@@ -148,6 +193,42 @@ class ShardFolder:
         self.frontend: dict[str, Any] = self.index["frontend"]
         self.waveform: bool = self.index["waveform"]
         self.shards = [ShardInfo(**entry) for entry in self.index["shards"]]
+        self._open: dict[str, pq.ParquetFile] = {}
+
+    def bytes_per_frame(self, waveform: bool) -> float:
+        """Bytes of log-mel, and of sound if wanted, that a frame takes in memory."""
+        sound = 2 * self.frontend["sample_rate"] * self.frontend["hop_ms"] / 1000 if waveform else 0
+        return 2 * self.frontend["mel_bins"] + sound
+
+    def facts(self, split: str, waveform: bool) -> Facts:
+        """What is known of every clip of a split without its log-mel.
+
+        Raises:
+            AudiolibError: a shard is missing or damaged, or the sound is asked for and these shards hold none.
+        """
+        self._check_sound(waveform)
+        tables = []
+        for shard in self.shards:
+            if shard.split == split:
+                table = _read_table(self._path(shard), ["id", "label", "frames"])
+                if len(table) != shard.clips:
+                    raise AudiolibError(f"shard {self.folder / shard.file} has not the clips of index.json; {_MEND}")
+                tables.append(table)
+        return Facts.of(pa.concat_tables(tables), [len(table) for table in tables])
+
+    def group(self, shard: ShardInfo, number: int, waveform: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Log-mel, and sound if wanted, of one row group; a shard is verified when its first group is read."""
+        path = self._path(shard)
+        try:
+            if shard.file not in self._open:
+                self._verify(shard)
+                self._open[shard.file] = pq.ParquetFile(path, page_checksum_verification=True)
+            columns = ["log_mel"] + (["wave"] if waveform else [])
+            table = self._open[shard.file].read_row_group(number, columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise AudiolibError(f"shard {path} is damaged ({' '.join(str(error).split())}); {_MEND}") from error
+        mels = [mel.reshape(-1, self.frontend["mel_bins"]) for mel in _arrays(table, "log_mel")]
+        return mels, _arrays(table, "wave") if waveform else []
 
     def rows(self, split: str, waveform: bool = False) -> Iterator[Row]:
         """Every clip of a split in the order of the shards; each file is verified before its first row is given.
@@ -155,21 +236,32 @@ class ShardFolder:
         Raises:
             AudiolibError: the sound is asked for and these shards hold none.
         """
+        self._check_sound(waveform)
+        for shard in self.shards:
+            if shard.split == split:
+                yield from self._rows(shard, waveform)
+
+    def _check_sound(self, waveform: bool) -> None:
         if waveform and not self.waveform:
             raise AudiolibError(
                 f"{self.folder} has no sound beside the log-mel, which hops other than {self.frontend['hop_ms']:g} ms "
                 "need; set features.waveform to true"
             )
-        for shard in self.shards:
-            if shard.split == split:
-                yield from self._rows(shard, waveform)
 
-    def _rows(self, shard: ShardInfo, waveform: bool) -> Iterator[Row]:
+    def _path(self, shard: ShardInfo) -> Path:
         path = self.folder / shard.file
         if not path.exists():
             raise AudiolibError(f"shard {path} is missing; {_MEND}")
+        return path
+
+    def _verify(self, shard: ShardInfo) -> Path:
+        path = self._path(shard)
         if sha256_file(path) != shard.sha256:
             raise AudiolibError(f"shard {path} is damaged (its sha256 is not that of index.json); {_MEND}")
+        return path
+
+    def _rows(self, shard: ShardInfo, waveform: bool) -> Iterator[Row]:
+        path = self._verify(shard)
         columns = ["id", "label", "log_mel"] + (["wave"] if waveform else [])
         table = _read_table(path, columns)
         mels = _arrays(table, "log_mel")

@@ -18,6 +18,7 @@ from audiolib.config.strict import read_section, read_yaml, validate
 from audiolib.config.study import Study, StudyRun
 from audiolib.config.training import Architecture, ModelPreset, Recipe, TrainSection
 from audiolib.corpora.prepare import prepare
+from audiolib.dataset import MEMORY_MIB
 from audiolib.errors import AudiolibError, run_main
 from audiolib.evaluate import Cell, Grid, Trained, sweep
 from audiolib.evidence import append_rows, read_evidence
@@ -97,6 +98,7 @@ def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path
             attention="auto",
             scan="auto",
             loader_processes=None,
+            memory_mib=MEMORY_MIB,
             checkpoint_seconds=120,
             start=None,
         ),

@@ -16,12 +16,13 @@ from torch import Tensor, distributed, nn
 
 from audiolib.batches import Batch
 from audiolib.checkpoint import Checkpoints, optimizer_tensors, part, restore_optimizer
+from audiolib.dataset import read_split
 from audiolib.epochs import Planner
 from audiolib.errors import AudiolibError
 from audiolib.files import write_json
 from audiolib.job import Job, Progress, fingerprint, write_history
 from audiolib.kernels import segment_attention, selective_scan
-from audiolib.loader import batches, read_split
+from audiolib.loader import batches
 from audiolib.metrics import accuracy, mean_average_precision
 from audiolib.optim import lr_factor, make_optimizer
 from audiolib.phases import distillation_loss, draw_patch, loss_of, phase_patch
@@ -63,7 +64,9 @@ class Trainer:
         self.bf16 = use_bf16(job.settings.precision, self.device)
         self.shards = ShardFolder(job.features)
         sound = needs_sound(job.recipe, self.shards.frontend["hop_ms"])
-        self.train, self.valid = (read_split(job.features, split, sound) for split in ("train", "valid"))
+        self.train, self.valid = (
+            read_split(job.features, split, sound, job.settings.memory_mib) for split in ("train", "valid")
+        )
         self.planner = Planner(job.recipe, self.train, job.seconds, job.seed)
         self.model = first_model(job, self.shards, self.planner.frames).to(self.device)
         self._choose_kernels()

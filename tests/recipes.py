@@ -63,6 +63,7 @@ def job(features: Path, folder: Path, **changes: Any) -> Job:
         attention="auto",
         scan="auto",
         loader_processes=changes.pop("loader_processes", None),
+        memory_mib=2048,
         checkpoint_seconds=1e6,
         start=None,
     )

@@ -12,8 +12,8 @@ import yaml
 
 from audiolib.batches import pack
 from audiolib.config.evaluation import EvaluateSection
+from audiolib.dataset import read_split
 from audiolib.evaluate import Trained, grid_of, run_columns, sweep, trained_name
-from audiolib.loader import read_split
 from audiolib.pretrained import load
 from audiolib.report import Sources, render
 from audiolib.results import (
@@ -79,7 +79,7 @@ def test_every_cell_is_there_once(outcome):
 def test_a_cell_is_what_a_plain_loop_finds(outcome, trained, small_features):
     clips, model = read_split(small_features, "test"), load(trained / "finetune")
     hits = 0
-    for mel, target in zip(clips.mel, clips.target, strict=True):
+    for mel, target in zip(clips.held.mels, clips.target, strict=True):
         frames = torch.zeros(32, 128)
         frames[: min(32, len(mel))] = torch.from_numpy(clips.normalised(mel[:32].astype(np.float32)))
         hits += int(model(pack([frames]), (16, 8)).argmax()) == int(target.argmax())

@@ -6,8 +6,10 @@ import torch
 
 from audiolib.augment import add_noise, fit_length, mask_bands, mask_frames, mix, roll, trim
 from audiolib.batches import Batch, pooled
+from audiolib.dataset import read_split
 from audiolib.frontend import Frontend, from_int16, log_mel
-from audiolib.loader import Epoch, batches, equal_steps, eval_batches, read_split, steps_per_epoch
+from audiolib.loader import Epoch, EqualSteps, batches, eval_batches, steps_per_epoch
+from audiolib.order import epoch_order
 from audiolib.views import View
 from tests.recipes import augment
 
@@ -20,8 +22,9 @@ def clips(small_features):
 
 
 def run(clips, view=VIEW, seed=1, epoch=0, *, size=16, start=0, rank=0, world=1, changes=None) -> list[Batch]:
-    steps = equal_steps(len(clips), view, size, seed, epoch, world)
-    return list(batches(Epoch(clips, changes or augment(), view.frames, seed, epoch, steps, rank), start))
+    order = epoch_order(clips, seed, epoch)
+    steps = EqualSteps(order.clips, view, size, world)
+    return list(batches(Epoch(clips, changes or augment(), view.frames, seed, epoch, steps, order, rank), start))
 
 
 def test_seed_and_epoch_decide_an_epoch_and_nothing_else(clips):
@@ -57,15 +60,15 @@ def test_every_clip_is_tried_once_an_epoch(clips):
 def test_evaluation_keeps_order_and_cuts_at_the_start(clips):
     batches = list(eval_batches(clips, VIEW, batch_frames=640))
     assert [len(b) for b in batches[:2]] == [10, 10] and sum(map(len, batches)) == len(clips)
-    long = next(i for i, mel in enumerate(clips.mel) if len(mel) > 64)
+    long = int((clips.frames > 64).argmax())
     shown = torch.cat([b.mel for b in batches])[long * 64 : (long + 1) * 64].numpy()
     np.testing.assert_allclose(
-        shown, (clips.mel[long][:64].astype(np.float32) - clips.mean) / (2 * clips.std), atol=1e-5
+        shown, (clips.held.mel(long)[:64].astype(np.float32) - clips.mean) / (2 * clips.std), atol=1e-5
     )
 
 
 def test_the_normalised_training_split_has_mean_0_and_deviation_one_half(clips):
-    values = np.concatenate([clips.normalised(m.astype(np.float32)).ravel() for m in clips.mel])
+    values = np.concatenate([clips.normalised(m.astype(np.float32)).ravel() for m in clips.held.mels])
     assert values.mean() == pytest.approx(0, abs=1e-3) and values.std() == pytest.approx(0.5, abs=1e-3)
 
 
@@ -84,7 +87,7 @@ def test_frame_shift_is_the_front_end_at_a_longer_hop(small_features, hop):
     clips = read_split(small_features, "valid", waveform=True)
     for index in range(3):
         settings = Frontend(**{**clips.frontend, "hop_ms": clips.frontend["hop_ms"] * hop})
-        wanted = log_mel(from_int16(clips.wave[index]), settings)
+        wanted = log_mel(from_int16(clips.held.wave(index)), settings)
         found = clips.log_mel(index, hop)
         assert found.shape == wanted.shape
         loud = wanted > wanted.max() - 12  # 16 bits of sound leave their noise in what is quieter.

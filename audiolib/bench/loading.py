@@ -7,9 +7,12 @@ from audiolib.batches import Batch
 from audiolib.bench.packing import lengths_like
 from audiolib.bench.timing import Result, race
 from audiolib.config.training import Augment, Packing, Phase
+from audiolib.dataset import Clips, InMemory
 from audiolib.frontend import Frontend, log_mel
-from audiolib.loader import Clips, Epoch, batches, packed_steps
+from audiolib.loader import Epoch, batches, packed_steps
 from audiolib.models import create_model
+from audiolib.order import epoch_order
+from audiolib.rng import rng
 from audiolib.views import draw_views
 
 CLIPS = 1000
@@ -45,8 +48,19 @@ def _clips() -> Clips:
         for frames in lengths_like("fsdd", CLIPS)
     ]
     mel = [log_mel(wave.astype(np.float32) / 32767, settings).astype(np.float16) for wave in waves]
-    target = np.eye(10, dtype=np.float32)[np.arange(CLIPS) % 10]
-    return Clips(mel, target, [f"clip{n}" for n in range(CLIPS)], -5.0, 4.0, FRONTEND, waves)
+    return Clips(
+        frames=np.array([len(one) for one in mel]),
+        labels=np.arange(CLIPS) % 10,
+        label_ends=np.arange(CLIPS + 1),
+        names=[f"clip{n}" for n in range(CLIPS)],
+        keys=np.arange(CLIPS),
+        classes=10,
+        mean=-5.0,
+        std=4.0,
+        frontend=FRONTEND,
+        held=InMemory(mel, waves),
+        groups=np.array([0, CLIPS]),
+    )
 
 
 def _rates(rounds: int) -> list[Result]:
@@ -55,9 +69,9 @@ def _rates(rounds: int) -> list[Result]:
     found: list[Result] = []
     for name, hops in HOPS.items():
         packing = Packing(**BUDGET, hops_ms=hops)
-        views = draw_views(packing, phase, [len(mel) for mel in clips.mel], 10.0, 0, 0)
-        steps = packed_steps(views, [model.trained_tokens(view.seen) for view in views], packing, 0, 0)
-        epoch = Epoch(clips, PLAIN, 96, 0, 0, steps)
+        order, views = epoch_order(clips, 0, 0), draw_views(packing, phase, clips.frames, 10.0, 0, 0)
+        tokens, mixing = [model.trained_tokens(view.seen) for view in views], rng(0, "packs")
+        epoch = Epoch(clips, PLAIN, 96, 0, 0, packed_steps(order.clips, views, tokens, packing, mixing), order)
         made = list(batches(epoch))
         if sum(map(len, made)) != CLIPS or not all(batch.mel.isfinite().all() for batch in made):
             raise AssertionError("the loader lost a clip")

@@ -94,7 +94,8 @@ class Packing(Section):
 class Recipe(Section):
     """One training stage: `pretrain` or `finetune` of a model preset.
 
-    A step takes `batch_size` clips of one length, or a pack of clips of their own length.
+    A step takes `batch_size` clips of one length, or a pack of clips of their own length. With `balanced` sampling an
+    epoch draws as many clips as there are with replacement, those of rare classes more often (papers.md 1.1).
     """
 
     phases: list[Phase]
@@ -103,6 +104,7 @@ class Recipe(Section):
     valid_patch_sizes: PatchSizes
     batch_size: PositiveInt | None = None
     packing: Packing | None = None
+    sampling: Literal["all", "balanced"] = "all"
     optimizer: Literal["adamw", "adam"]
     weight_decay: NonNegativeFloat
     betas: Annotated[tuple[float, float], BeforeValidator(_tuple)]
@@ -166,5 +168,6 @@ class TrainSection(Section):
     attention: Literal["auto", "grouped", "varlen", "flex", "naive"]
     scan: Literal["auto", "cpp", "triton", "mamba_ssm", "naive"]
     loader_processes: NonNegativeInt | None
+    memory_mib: PositiveInt
     checkpoint_seconds: PositiveFloat
     start: str | None
