@@ -6,7 +6,7 @@ import io
 from dataclasses import asdict
 from pathlib import Path
 
-from audiolib.bench import flexible, length, loading, packing, scan, scan_gpu, storage
+from audiolib.bench import flexible, length, loading, packing, scale, scan, scan_gpu, storage
 from audiolib.bench.timing import Result
 from audiolib.errors import run_main
 from audiolib.files import write_text
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "loading": loading.measure,
     "scan": scan.measure,
     "length": length.measure,
+    "scale": scale.measure,
     "scan_gpu": scan_gpu.measure,
 }
 NAMES = [*BENCHMARKS, "storage"]
