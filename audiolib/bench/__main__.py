@@ -6,7 +6,7 @@ import io
 from dataclasses import asdict
 from pathlib import Path
 
-from audiolib.bench import flexible, length, loading, packing, scale, scan, scan_gpu, storage
+from audiolib.bench import features, flexible, length, loading, packing, scale, scan, scan_gpu, storage
 from audiolib.bench.timing import Result
 from audiolib.errors import run_main
 from audiolib.files import write_text
@@ -14,6 +14,7 @@ from audiolib.origin import origin
 from audiolib.predict import pick_device
 
 BENCHMARKS = {
+    "features": features.measure,
     "flexible": flexible.measure,
     "packing": packing.measure,
     "loading": loading.measure,
