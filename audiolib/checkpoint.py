@@ -1,6 +1,8 @@
 """Resumable training state: hashed files, written atomically, the newest valid one wins."""
 
 import json
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ class Checkpoints:
         with atomic_path(path) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
         entry = {"sha256": sha256_file(path), "fingerprint": self.fingerprint, "state": state}
-        write_json(path.with_suffix(".json"), entry)
+        write_json(path.with_suffix(".json"), {**entry, "digest": digest(entry)})
         for old in self._newest_first()[_KEEP:]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -45,7 +47,7 @@ class Checkpoints:
         for entry_path in self._newest_first():
             path = entry_path.with_suffix(".safetensors")
             try:
-                entry = json.loads(entry_path.read_text(encoding="utf-8"))
+                entry = _read(entry_path)
                 if sha256_file(path) == entry["sha256"] and entry["fingerprint"] == self.fingerprint:
                     return load_file(path), entry["state"]
                 reason = "its sha256 is not the one recorded"
@@ -54,8 +56,30 @@ class Checkpoints:
             say(f"warning: checkpoint {path} is damaged ({reason}); falling back to the one before")
         return None
 
+    def others(self) -> str | None:
+        """Of the newest unfinished run of the same stage, if it is another one: what it differs in, for a message."""
+        entries = sorted(self.folder.parent.glob("*/step-*.json"), key=lambda path: path.stat().st_mtime)
+        for path in reversed(entries):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                theirs = _read(path)["fingerprint"]
+                keys = [key for key in {**theirs, **self.fingerprint} if theirs.get(key) != self.fingerprint.get(key)]
+                return ", ".join(keys) or None
+        return None
+
+    def clear(self) -> None:
+        """Remove the checkpoints of a run whose result is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"), reverse=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint's description, whose own digest it carries."""
+    entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if entry.pop("digest") != digest(entry):
+        raise ValueError(f"{path.name} is not what was written")
+    return entry
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

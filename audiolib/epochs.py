@@ -42,18 +42,20 @@ class Planner:
             longest = max(1, round(recipe.packing.longest_seconds * 1000 / self.hop_ms))
             self.frames = min(longest, int(clips.frames.max()))
 
-    def epoch(self, phase: "Phase", number: int, model: Classifier, rank: int = 0, world: int = 1) -> Epoch:
-        """One epoch's steps; every worker gets the same plan and makes its own share."""
-        recipe, packing = self.recipe, self.recipe.packing
+    def epoch(
+        self, phase: "Phase", number: int, model: Classifier, rank: int = 0, world: int = 1, parts: int = 1
+    ) -> Epoch:
+        """One epoch's steps; every worker gets the same plan and makes its own share, in so many parts."""
+        recipe, packing, shares = self.recipe, self.recipe.packing, world * parts
         order = epoch_order(self.clips, self.seed, number, recipe.sampling == "balanced")
         if packing is None:
-            steps = EqualSteps(order.clips, phase_view(self.frames, phase), recipe.batch_size, world)
+            steps = EqualSteps(order.clips, phase_view(self.frames, phase), recipe.batch_size, shares)
         else:
             views = self._drawn(phase, number)
             tokens = self._tokens(views, model)
             mixing = rng(self.seed, "packs", number)
-            steps = packed_steps(order.clips, views, tokens, packing, mixing, world)
-        return Epoch(self.clips, recipe.augment, self.home, self.seed, number, steps, order, rank)
+            steps = packed_steps(order.clips, views, tokens, packing, mixing, shares)
+        return Epoch(self.clips, recipe.augment, self.home, self.seed, number, steps, order, rank, parts)
 
     @staticmethod
     def _tokens(views: list[View], model: Classifier) -> list[int]:
@@ -92,3 +94,10 @@ class Planner:
         for frames, count in shown.items():
             total += count * float(np.average([model.macs(frames, size) for size in sizes], weights=shares))
         return total / 1e9
+
+    def gmac_left(self, phase: int, epoch: int, model: Classifier) -> float:
+        """Of the recipe from an epoch of a phase on: a coarse epoch costs less than a fine one."""
+        left = 0.0
+        for number, later in enumerate(self.recipe.phases[phase:]):
+            left += (later.epochs - (epoch if number == 0 else 0)) * self.gmac(later, 0, model)
+        return left

@@ -1,13 +1,11 @@
 """What is to be trained, and where a training run stands."""
 
-import csv
-import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiolib.files import code_digest, sha256_file, write_text
+from audiolib.files import code_digest, sha256_file
 
 if TYPE_CHECKING:
     from audiolib.config.training import Recipe, TrainSection
@@ -45,6 +43,7 @@ class Progress:
     efficiency: float = 1.0
     gmac: float = 0.0
     tokens: int = 0
+    averaged: int = 0
     elapsed: float = 0.0
     best: float = -math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -52,19 +51,9 @@ class Progress:
 
 # The files that decide what a step computes; a checkpoint made by others is not continued.
 _CODE = (
-    *(
-        "train.py",
-        "epochs.py",
-        "views.py",
-        "packing.py",
-        "loader.py",
-        "dataset.py",
-        "order.py",
-        "batches.py",
-        "augment.py",
-        "optim.py",
-    ),
-    *("phases.py", "predict.py", "metrics.py", "rng.py", "start.py", "convert.py", "models/*.py", "kernels/*/*.py"),
+    *("train.py", "epochs.py", "views.py", "packing.py", "loader.py", "dataset.py", "order.py", "batches.py"),
+    *("augment.py", "optim.py", "averaging.py", "objective.py", "phases.py", "predict.py", "metrics.py", "rng.py"),
+    *("start.py", "convert.py", "models/*.py", "kernels/*/*.py"),
 )
 
 
@@ -83,13 +72,3 @@ def fingerprint(job: Job, start_digest: str | None) -> dict[str, Any]:
         "start": start_digest,
         "code": code_digest(Path(__file__).parent, _CODE),
     }
-
-
-def write_history(path: Path, rows: list[dict[str, Any]]) -> None:
-    """One line per epoch."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    write_text(path, text.getvalue())

@@ -61,35 +61,35 @@ def scaled(recipe: Recipe, scale: int) -> Recipe:
 
 
 def run(job: Job, on_epoch: OnEpoch | None = None) -> None:
-    """Train a job in this process, or with `num_workers` Ray workers here or on the cluster of `RAY_ADDRESS`.
+    """Train a job in this process, or with several Ray workers here or on the cluster of `RAY_ADDRESS`.
 
     Raises:
         AudiolibError: the training failed; or several workers are asked for and Ray is not installed.
     """
-    if job.settings.num_workers == 1 and not os.environ.get("RAY_ADDRESS"):
+    if job.settings.num_workers == (1, 1) and not os.environ.get("RAY_ADDRESS"):
         fit(job, on_epoch)
     else:
         _run_on_ray(job, on_epoch)
 
 
 def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
-    workers = job.settings.num_workers
-    ray = start_ray(workers)
+    fewest, most = job.settings.num_workers
+    ray = start_ray(most)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpu = job.settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers
+    gpu = job.settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= fewest
     # A name that Ray has seen continues that run: the name says what is trained, and by which process.
     name = f"{job.stage}-{digest([str(job.out), job.recipe.model_dump(mode='json'), job.seed, os.getpid()])}"
     complaint = job.scratch / "ray" / f"{name}.error"
     trainer = TorchTrainer(
         functools.partial(_worker, job=job, on_epoch=on_epoch, complaint=complaint),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+        scaling_config=ScalingConfig(num_workers=fewest if fewest == most else (fewest, most), use_gpu=gpu),
         run_config=RunConfig(
             name=name,
             storage_path=str((job.scratch / "ray").resolve()),
-            failure_config=FailureConfig(max_failures=2),
+            failure_config=FailureConfig(max_failures=job.settings.max_failures),
         ),
     )
     complaint.unlink(missing_ok=True)
@@ -109,7 +109,7 @@ def _worker(job: Job, on_epoch: OnEpoch | None, complaint: Path) -> None:
 
     A user's mistake is no reason to try again: it is written down for the driver and the worker ends in peace.
     """
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.settings.num_workers))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.settings.num_workers[1]))
     try:
         fit(job, on_epoch)
     except AudiolibError as error:

@@ -99,6 +99,7 @@ class Epoch(Dataset):
         steps: for each step the clips of every worker.
         order: what they were made of.
         rank: whose share of them is made.
+        parts: batches that a share is made of: the steps are planned for that many times the workers.
     """
 
     clips: Clips
@@ -109,13 +110,15 @@ class Epoch(Dataset):
     steps: Sequence[Step]
     order: Order
     rank: int = 0
+    parts: int = 1
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self.steps) * self.parts
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch:
+        step, part = divmod(number, self.parts)
         shares = self.steps[step]
-        own = shares[self.rank]
+        own = shares[self.rank * self.parts + part]
         mels, targets, draws = zip(*(self._changed(index, view) for index, view in own), strict=True)
         weight = len(own) * len(shares) / sum(map(len, shares))
         return _batch(list(mels), np.stack(targets), [view for _, view in own], draws, weight)
@@ -154,28 +157,34 @@ class Epoch(Dataset):
 
 
 def batches(epoch: Epoch, start: int = 0, processes: int = 0) -> Iterator[Batch]:
-    """The batches from step `start` on, made ahead by `processes` of their own, or in this one."""
+    """The batches from step `start` on, `epoch.parts` a step, made ahead by `processes` or in this one."""
     ahead = {"multiprocessing_context": "fork", "prefetch_factor": 4} if processes else {}
     pin = torch.cuda.is_available()
     return iter(
         DataLoader(
-            epoch, batch_size=None, sampler=range(start, len(epoch)), num_workers=processes, pin_memory=pin, **ahead
+            epoch,
+            batch_size=None,
+            sampler=range(start * epoch.parts, len(epoch)),
+            num_workers=processes,
+            pin_memory=pin,
+            **ahead,
         )
     )
 
 
-def eval_batches(clips: Clips, view: View, batch_frames: int) -> Iterator[Batch]:
-    """All clips in order, cut at their end to the view, about `batch_frames` stored frames at a time."""
+def eval_batches(clips: Clips, view: View, batch_frames: int, own: range | None = None) -> Iterator[Batch]:
+    """All clips (or `own`) in order, cut at their end to the view, about `batch_frames` stored frames at a time."""
     chosen: list[int] = []
     total = 0
-    for index in range(len(clips)):
+    for index in own if own is not None else range(len(clips)):
         frames = view.frames if view.padded else min(view.frames, int(clips.frames[index]))
         if chosen and total + frames > batch_frames:
             yield _eval_batch(clips, view, chosen)
             chosen, total = [], 0
         chosen.append(index)
         total += frames
-    yield _eval_batch(clips, view, chosen)
+    if chosen:
+        yield _eval_batch(clips, view, chosen)
 
 
 def _eval_batch(clips: Clips, view: View, chosen: list[int]) -> Batch:

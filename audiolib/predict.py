@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch import distributed
 
 from audiolib.dataset import Clips
 from audiolib.errors import AudiolibError
@@ -12,7 +13,7 @@ from audiolib.views import View
 BATCH_FRAMES = 8192
 
 
-def scores(
+def shared_scores(
     model: Classifier,
     clips: Clips,
     view: View,
@@ -21,11 +22,20 @@ def scores(
     *,
     bf16: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and targets (clips, c) of a whole split at one shape."""
+    """Logits and targets (clips, c) of a whole split at one shape; each training worker computes a run of the clips."""
+    parallel = distributed.is_available() and distributed.is_initialized()
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if parallel else (0, 1)
+    own = range(len(clips) * rank // world, len(clips) * (rank + 1) // world)
     model.eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        logits = [model(batch.to(device), patch).float().cpu() for batch in eval_batches(clips, view, BATCH_FRAMES)]
-    return torch.cat(logits).numpy(), clips.target
+        made = eval_batches(clips, view, BATCH_FRAMES, own)
+        logits = [model(batch.to(device), patch).float().cpu() for batch in made]
+    parts = [torch.cat(logits) if logits else torch.zeros(0, clips.classes)]
+    if parallel:
+        gathered: list[torch.Tensor | None] = [None] * world
+        distributed.all_gather_object(gathered, parts[0])
+        parts = [part for part in gathered if part is not None]
+    return torch.cat(parts).numpy(), clips.target
 
 
 def pick_device(name: str) -> torch.device:

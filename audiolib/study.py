@@ -93,6 +93,10 @@ def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path
         recipe=scaled(recipe, data.epochs_scale),
         settings=TrainSection(
             num_workers=1,
+            max_failures=0,
+            accumulate=1,
+            compile=False,
+            deterministic=False,
             device="auto",
             precision=study.precision,
             attention="auto",

@@ -6,28 +6,31 @@ What a step does depends on (seed, step) alone, so a checkpoint is weights, mome
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
+from audiolib.averaging import Average
 from audiolib.batches import Batch
 from audiolib.checkpoint import Checkpoints, optimizer_tensors, part, restore_optimizer
 from audiolib.dataset import read_split
 from audiolib.epochs import Planner
 from audiolib.errors import AudiolibError
-from audiolib.files import write_json
-from audiolib.job import Job, Progress, fingerprint, write_history
+from audiolib.finish import write_result
+from audiolib.job import Job, Progress, fingerprint
 from audiolib.kernels import segment_attention, selective_scan
 from audiolib.loader import batches
 from audiolib.metrics import accuracy, mean_average_precision
+from audiolib.objective import Objective
 from audiolib.optim import lr_factor, make_optimizer
-from audiolib.phases import distillation_loss, draw_patch, loss_of, phase_patch
-from audiolib.predict import pick_device, scores, use_bf16
-from audiolib.pretrained import Card, save_pretrained
+from audiolib.phases import draw_patch, phase_patch
+from audiolib.predict import pick_device, shared_scores, use_bf16
 from audiolib.progress import say
 from audiolib.shards import ShardFolder
 from audiolib.start import first_model, start_digest, teacher
@@ -47,7 +50,7 @@ def fit(job: Job, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> N
         on_epoch: called on the first worker with each finished epoch's row.
 
     Raises:
-        AudiolibError: the loss is no longer a number, or the batch size does not divide among the workers.
+        AudiolibError: the loss is no longer a number, or a step has fewer clips than workers.
     """
     Trainer(job, on_epoch).run()
 
@@ -58,23 +61,25 @@ class Trainer:
     def __init__(self, job: Job, on_epoch: Callable[[dict[str, Any]], None] | None) -> None:
         self.job, self.on_epoch = job, on_epoch
         self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if _parallel() else (0, 1)
-        if (job.recipe.batch_size or 0) % self.world:
-            raise AudiolibError(f"batch_size {job.recipe.batch_size} does not divide among {self.world} workers")
+        self.parts = job.settings.accumulate
+        _check_settings(job, self.world)
         self.device = pick_device(job.settings.device)
         self.bf16 = use_bf16(job.settings.precision, self.device)
         self.shards = ShardFolder(job.features)
         sound = needs_sound(job.recipe, self.shards.frontend["hop_ms"])
-        self.train, self.valid = (
-            read_split(job.features, split, sound, job.settings.memory_mib) for split in ("train", "valid")
-        )
+        memory = job.settings.memory_mib
+        self.train, self.valid = (read_split(job.features, split, sound, memory) for split in ("train", "valid"))
         self.planner = Planner(job.recipe, self.train, job.seconds, job.seed)
         self.model = first_model(job, self.shards, self.planner.frames).to(self.device)
         self._choose_kernels()
-        self.teacher = teacher(job, self.device) if job.recipe.distill else None
+        guide = teacher(job, self.device) if job.recipe.distill else None
+        self.objective = Objective(job.recipe, self.shards.multi_label, guide)
+        self.average = Average(job.recipe.averaging)
         self.parallel: nn.Module = nn.parallel.DistributedDataParallel(self.model) if _parallel() else self.model
-        self.checkpoints = Checkpoints(
-            job.scratch / "checkpoints" / job.stage, fingerprint(job, start_digest(job.start))
-        )
+        if job.settings.compile:
+            self.parallel = torch.compile(self.parallel)
+        runs = job.scratch / "checkpoints" / job.stage
+        self.checkpoints = Checkpoints(runs, fingerprint(job, start_digest(job.start)))
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
         self.saved_at = self.started = time.monotonic()
@@ -87,7 +92,8 @@ class Trainer:
             self._run_phase(phases[self.progress.phase], tensors)
             tensors = None
         if self.rank == 0:
-            self._write_result()
+            write_result(self.job, self.model, self.best_weights, self.planner, self.shards, self.progress)
+            self.checkpoints.clear()
         if _parallel():
             distributed.barrier()
 
@@ -100,19 +106,25 @@ class Trainer:
         if scan == "auto":
             scan = selective_scan.choose(self.device, torch.float32)
         used = self.model.use_kernels(attention=attention, scan=scan)
+        self._say(f"{used}, {str(kind).removeprefix('torch.')} on {self.device}")
+
+    def _say(self, text: str) -> None:
         if self.rank == 0:
-            say(f"{self.job.stage}: {used}, {str(kind).removeprefix('torch.')} on {self.device}")
+            say(f"{self.job.stage}: {text}")
 
     def _resume(self) -> dict[str, Tensor] | None:
         found = self.checkpoints.newest()
         if found is None:
+            if keys := self.checkpoints.others():
+                self._say(f"starts anew; the unfinished run that is kept differs in: {keys}")
             return None
         tensors, state = found
         self.progress = Progress(**state)
         self.model.load_state_dict(part(tensors, "model"))
         self.best_weights = part(tensors, "best")
-        if self.rank == 0:
-            say(f"{self.job.stage}: continuing after step {self.progress.step}")
+        self.average.weights = {name: tensor.to(self.device) for name, tensor in part(tensors, "average").items()}
+        self.average.count = self.progress.averaged
+        self._say(f"continuing after step {self.progress.step}")
         return tensors
 
     def _run_phase(self, phase: "Phase", tensors: dict[str, Tensor] | None) -> None:
@@ -131,18 +143,20 @@ class Trainer:
 
     def _run_epoch(self, phase: "Phase", optimizer: torch.optim.Optimizer) -> None:
         recipe, progress = self.job.recipe, self.progress
-        epoch = self.planner.epoch(phase, self.epochs_before() + progress.epoch, self.model, self.rank, self.world)
-        progress.efficiency, per_epoch = self.planner.efficiency(epoch, self.model), len(epoch)
+        number = self.epochs_before() + progress.epoch
+        epoch = self.planner.epoch(phase, number, self.model, self.rank, self.world, self.parts)
+        progress.efficiency, per_epoch = self.planner.efficiency(epoch, self.model), len(epoch.steps)
         self.model.train()
         losses: list[Tensor] = []
-        for batch in batches(epoch, progress.batch, self._processes()):
+        for step in _in_parts(batches(epoch, progress.batch, self._processes()), self.parts):
             factor = lr_factor(recipe, progress.epoch * per_epoch + progress.batch, phase.epochs * per_epoch, per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = phase.lr * factor
             patch = draw_patch(recipe, phase, self.job.seed, progress.step)
-            losses.append(self._step(batch, patch, optimizer))
-            progress.gmac += self.world * sum(self.model.macs(n, patch) for n in batch.lengths) / 1e9
-            progress.tokens += self.world * sum(self.model.trained_tokens(n, patch) for n in batch.lengths)
+            losses.append(self._step(step, patch, optimizer))
+            lengths = [n for batch in step for n in batch.lengths]
+            progress.gmac += self.world * sum(self.model.macs(n, patch) for n in lengths) / 1e9
+            progress.tokens += self.world * sum(self.model.trained_tokens(n, patch) for n in lengths)
             progress.batch, progress.step = progress.batch + 1, progress.step + 1
             if len(losses) == _CHECK_EVERY:
                 self._check(losses)
@@ -155,27 +169,24 @@ class Trainer:
         asked = self.job.settings.loader_processes
         return asked if asked is not None else (0 if self.device.type == "cpu" else min(8, os.cpu_count() or 1))
 
-    def _step(self, batch: Batch, patch: tuple[int, int], optimizer: torch.optim.Optimizer) -> Tensor:
-        batch = batch.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.parallel(batch, patch).float()
-        loss = batch.weight * loss_of(logits, batch.target, self.shards.multi_label, self.job.recipe.label_smoothing)
-        if self.teacher is not None:
-            loss = self._with_teacher(loss, logits, batch)
+    def _step(self, step: list[Batch], patch: tuple[int, int], optimizer: torch.optim.Optimizer) -> Tensor:
+        """One step on this worker's parts of it; the workers add their gradients during the last part."""
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = torch.zeros((), device=self.device)
+        for number, batch in enumerate(step, start=1):
+            alone = _parallel() and number < len(step)
+            with self.parallel.no_sync() if alone else nullcontext():
+                loss = self._loss(batch.to(self.device), patch) / len(step)
+                loss.backward()
+            total += loss.detach()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         optimizer.step()
-        return loss.detach()
+        self.average.after_step(self.model)
+        return total
 
-    def _with_teacher(self, loss: Tensor, logits: Tensor, batch: Batch) -> Tensor:
-        """Knowledge flexification: the fixed-patch model sees the same clips at its own patch size."""
-        model, patch = self.teacher
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            said = model(batch, patch).float()
-        distill = self.job.recipe.distill
-        apart = distillation_loss(logits, said, distill.temperature, self.shards.multi_label)
-        return (1 - distill.weight) * loss + batch.weight * distill.weight * apart
+    def _loss(self, batch: Batch, patch: tuple[int, int]) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.objective(self.parallel(batch, patch).float(), batch)
 
     def _check(self, losses: list[Tensor]) -> None:
         """Move the losses to the host; stop before a checkpoint could hold weights that are not numbers.
@@ -201,11 +212,13 @@ class Trainer:
 
     def _finish_epoch(self, phase: "Phase", optimizer: torch.optim.Optimizer) -> None:
         progress = self.progress
-        if self.rank == 0:
+        self.average.after_epoch(self.model, self._epochs_left(phase))
+        with self.average.shown(self.model):
             score = self.validate(phase)
-            if score >= progress.best:
+            if self.rank == 0 and score >= progress.best:
                 progress.best = score
                 self.best_weights = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
+        if self.rank == 0:
             row = {
                 "stage": self.job.stage,
                 "phase": progress.phase,
@@ -224,7 +237,7 @@ class Trainer:
             say(
                 f"{self.job.stage} phase {progress.phase + 1}/{len(self.job.recipe.phases)} "
                 f"epoch {progress.epoch + 1}/{phase.epochs}: loss {row['train_loss']:.3f}, valid {score:.3f}, "
-                f"{row['seconds']:.0f} s, about {self._seconds_left(phase):.0f} s left"
+                f"{row['seconds']:.0f} s, about {self._seconds_left():.0f} s left"
             )
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
         self._save(optimizer_tensors(optimizer))
@@ -232,60 +245,55 @@ class Trainer:
             self.on_epoch(row)
 
     def validate(self, phase: "Phase") -> float:
-        """Mean accuracy (mAP for multi-label corpora) over the recipe's validation patch sizes."""
+        """Mean accuracy (mAP for multi-label corpora) over the validation patch sizes; workers share the clips."""
         metric = mean_average_precision if self.shards.multi_label else accuracy
         view = self.planner.valid_view(phase)
         sizes = [phase_patch(size, phase) for size in self.job.recipe.valid_patch_sizes]
-        said = [scores(self.model, self.valid, view, size, self.device, bf16=self.bf16) for size in sizes]
+        said = [shared_scores(self.model, self.valid, view, size, self.device, bf16=self.bf16) for size in sizes]
         return float(np.mean([metric(*pair) for pair in said]))
 
     def epochs_before(self) -> int:
         """Epochs of the phases that are behind us: epochs are numbered through a stage."""
         return sum(phase.epochs for phase in self.job.recipe.phases[: self.progress.phase])
 
+    def _epochs_left(self, phase: "Phase") -> int:
+        """Of the stage, after the one that has just ended."""
+        later = self.job.recipe.phases[self.progress.phase + 1 :]
+        return phase.epochs - self.progress.epoch - 1 + sum(other.epochs for other in later)
+
     def _elapsed(self) -> float:
         return self.progress.elapsed + time.monotonic() - self.started
 
-    def _seconds_left(self, phase: "Phase") -> float:
-        """From the multiply-accumulates still to come: a coarse epoch costs less than a fine one."""
-        progress = self.progress
-        rate = self._elapsed() / max(progress.gmac, 1e-9)
-        left = 0.0
-        for number, later in enumerate(self.job.recipe.phases[progress.phase :]):
-            epochs = later.epochs - (progress.epoch + 1 if number == 0 else 0)
-            left += epochs * self.planner.gmac(later, 0, self.model)
-        return left * rate
+    def _seconds_left(self) -> float:
+        left = self.planner.gmac_left(self.progress.phase, self.progress.epoch + 1, self.model)
+        return left * self._elapsed() / max(self.progress.gmac, 1e-9)
 
     def _save(self, moments: dict[str, Tensor]) -> None:
         self.saved_at = time.monotonic()
         if self.rank != 0:
             return
-        named = {"model": self.model.state_dict(), "best": self.best_weights, "optimizer": moments}
+        own, average = self.model.state_dict(), self.average.weights
+        named = {"model": own, "best": self.best_weights, "average": average, "optimizer": moments}
         tensors = {f"{group}/{name}": tensor for group, entries in named.items() for name, tensor in entries.items()}
-        state = {**asdict(self.progress), "elapsed": self._elapsed()}
+        state = {**asdict(self.progress), "elapsed": self._elapsed(), "averaged": self.average.count}
         self.checkpoints.save(self.progress.step, tensors, state)
 
-    def _write_result(self) -> None:
-        """The model folder: best weights, the last ones beside them, and the history."""
-        job, phases = self.job, self.job.recipe.phases
-        last = phases[-1] if phases else None
-        card = Card(
-            classes=self.shards.classes,
-            multi_label=self.shards.multi_label,
-            frontend={**self.shards.frontend, "mean": self.train.mean, "std": self.train.std},
-            patch=phase_patch(self.model.config.patch, last) if last else self.model.config.patch,
-            frames=self.planner.frames,
-            padded=self.job.recipe.packing is None,
-            compression=last.compression if last else 1,
-            method=last.method if last else "none",
-        )
-        save_pretrained(self.model, card, job.out / "last")
-        self.model.load_state_dict(self.best_weights or self.model.state_dict())
-        save_pretrained(self.model, card, job.out)
-        write_history(job.out / "history.csv", self.progress.history)
-        best = self.progress.best if phases else None
-        spent = {"gmac": self.progress.gmac, "tokens": self.progress.tokens, "steps": self.progress.step}
-        write_json(job.out / "training.json", {"valid_score": best, **spent})
+
+def _check_settings(job: Job, world: int) -> None:
+    size, settings = job.recipe.batch_size, job.settings
+    if size is not None and size < world * settings.accumulate:
+        shares = f"{world} workers in {settings.accumulate} parts"
+        raise AudiolibError(f"batch_size {size} cannot be shared by {shares}; each needs a clip")
+    if settings.compile and size is None:
+        raise AudiolibError("train.compile needs steps of clips of one length; every pack would be another program")
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def _in_parts(made: Iterator[Batch], parts: int) -> Iterator[list[Batch]]:
+    while step := list(islice(made, parts)):
+        yield step
 
 
 def _parallel() -> bool:

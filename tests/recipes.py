@@ -55,18 +55,21 @@ def packed_recipe(**changes: Any) -> Recipe:
 
 
 def job(features: Path, folder: Path, **changes: Any) -> Job:
-    workers = changes.pop("num_workers", 1)
-    settings = TrainSection(
-        num_workers=workers,
-        device="cpu",
-        precision="float32",
-        attention="auto",
-        scan="auto",
-        loader_processes=changes.pop("loader_processes", None),
-        memory_mib=2048,
-        checkpoint_seconds=1e6,
-        start=None,
-    )
+    plain = {
+        "num_workers": 1,
+        "max_failures": 2,
+        "accumulate": 1,
+        "compile": False,
+        "deterministic": False,
+        "device": "cpu",
+        "precision": "float32",
+        "attention": "auto",
+        "scan": "auto",
+        "loader_processes": None,
+        "memory_mib": 2048,
+        "checkpoint_seconds": 1e6,
+    }
+    settings = TrainSection(**{name: changes.pop(name, value) for name, value in plain.items()}, start=None)
     values = {
         "stage": "pretrain",
         "recipe": recipe(),

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from audiolib.config.training import Distill
 from audiolib.errors import AudiolibError
-from audiolib.phases import distillation_loss
+from audiolib.objective import distillation_loss
 from audiolib.pretrained import load
 from audiolib.train import fit
 from tests.recipes import TINY, job, phase, recipe

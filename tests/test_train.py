@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from audiolib.checkpoint import Checkpoints
 from audiolib.errors import AudiolibError
+from audiolib.objective import loss_of
 from audiolib.optim import lr_factor
-from audiolib.phases import draw_patch, loss_of, phase_patch
+from audiolib.phases import draw_patch, phase_patch
 from audiolib.pretrained import load, load_card
 from audiolib.train import Trainer, fit
 from tests.conftest import ROOT

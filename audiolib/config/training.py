@@ -33,6 +33,18 @@ PatchSizes = Annotated[list[PatchSize], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0)]
 
 
+def _range(value: object) -> object:
+    pair = (value, value) if isinstance(value, int) else value
+    numbers = isinstance(pair, list | tuple) and len(pair) == 2 and all(type(number) is int for number in pair)
+    if not numbers or not 1 <= pair[0] <= pair[1]:
+        raise ValueError("must be a positive integer, or [fewest, most]")
+    return tuple(pair)
+
+
+# A number of workers, or as many as there are from the fewest to the most.
+Workers = Annotated[tuple[int, int], BeforeValidator(_range)]
+
+
 class Phase(Section):
     """One stretch of training at one temporal compression (papers.md 3.1); optimiser and schedule start anew."""
 
@@ -75,6 +87,19 @@ class Distill(Section):
     temperature: PositiveFloat
 
 
+class Averaging(Section):
+    """Averaged weights are what is validated and kept: over steps (`ema`, its decay) or over the last epochs."""
+
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    last_epochs: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Averaging":
+        if (self.ema is None) == (self.last_epochs is None):
+            raise ValueError("set either ema (a decay) or last_epochs (a number)")
+        return self
+
+
 class Packing(Section):
     """Training on packs of clips of their own length, at drawn resolutions (ElasticAST; papers.md 5.1, 5.3).
 
@@ -114,6 +139,7 @@ class Recipe(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     augment: Augment
     distill: Distill | None = None
+    averaging: Averaging | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -162,7 +188,11 @@ class ModelPreset(Section):
 class TrainSection(Section):
     """`train` in params.yaml: what holds for both training stages, whatever the model."""
 
-    num_workers: PositiveInt
+    num_workers: Workers
+    max_failures: NonNegativeInt
+    accumulate: PositiveInt
+    compile: bool
+    deterministic: bool
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
     attention: Literal["auto", "grouped", "varlen", "flex", "naive"]

@@ -1,0 +1,107 @@
+"""Steps in parts, averaged weights, checkpoints of other runs: what may be added to a training."""
+
+import pytest
+import torch
+
+from audiolib.averaging import Average
+from audiolib.config.training import Averaging
+from audiolib.errors import AudiolibError
+from audiolib.train import Trainer, fit
+from tests.recipes import job, phase, recipe
+from tests.test_train import ELASTIC, EQUAL, TWO_PHASES, Killed, same, weights
+
+
+@pytest.mark.parametrize("settings", [EQUAL, ELASTIC])
+def test_a_step_in_parts_ends_where_a_whole_one_does(small_features, tmp_path, settings):
+    """The same clips a step: only the order in which gradients are added differs."""
+    for parts in (1, 3):
+        fit(job(small_features, tmp_path / str(parts), accumulate=parts, **settings))
+    one, three = (weights(tmp_path / str(parts) / "out" / "last") for parts in (1, 3))
+    assert max(float((one[name] - three[name]).abs().max()) for name in one) < 2e-3
+    assert not same(one, three)
+
+
+def test_an_exponential_average_is_what_a_loop_over_the_weights_gives():
+    random = torch.Generator().manual_seed(0)
+    model, average, wanted = torch.nn.Linear(3, 2), Average(Averaging(ema=0.9)), None
+    for count in range(40):
+        model.weight.data = torch.randn(2, 3, generator=random)
+        average.after_step(model)
+        average.after_epoch(model, 0)
+        decay = min(0.9, (1 + count) / (10 + count))
+        wanted = model.weight.data if wanted is None else decay * wanted + (1 - decay) * model.weight.data
+    torch.testing.assert_close(average.weights["weight"], wanted)
+    own = model.weight.data.clone()
+    with average.shown(model):
+        torch.testing.assert_close(model.weight.data, wanted)
+    assert torch.equal(model.weight.data, own)
+
+
+def test_the_mean_of_the_last_epochs_is_what_is_kept(small_features, tmp_path, monkeypatch):
+    seen = []
+    real = Average.after_epoch
+
+    def noted(self, model, left):
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        real(self, model, left)
+
+    monkeypatch.setattr(Average, "after_epoch", noted)
+    plan = recipe(phases=[phase(epochs=4)], averaging={"last_epochs": 2})
+    fit(job(small_features, tmp_path, recipe=plan))
+    assert len(seen) == 4
+    mean = {name: (seen[-1][name] + seen[-2][name]) / 2 for name in seen[0]}
+    kept = {**weights(tmp_path / "out")}
+    candidates = [*seen[:2], seen[2], mean]  # Before the last two epochs the weights themselves are validated.
+    assert any(all(torch.allclose(kept[name], one[name], atol=1e-6) for name in kept) for one in candidates)
+    last = weights(tmp_path / "out" / "last")
+    assert same(last, seen[-1])
+
+
+@pytest.mark.parametrize("averaging", [{"ema": 0.8}, {"last_epochs": 3}])
+def test_averages_survive_a_kill(small_features, tmp_path, monkeypatch, averaging):
+    plan = {"recipe": recipe(phases=TWO_PHASES, averaging=averaging), "accumulate": 2}
+    fit(job(small_features, tmp_path / "whole", **plan))
+    real, steps = Trainer._step, []
+
+    def dies(self, *rest):
+        if len(steps) == 20:
+            raise Killed
+        steps.append(1)
+        self.saved_at = -1e9
+        return real(self, *rest)
+
+    monkeypatch.setattr(Trainer, "_step", dies)
+    monkeypatch.setattr("audiolib.train._CHECK_EVERY", 1)
+    with pytest.raises(Killed):
+        fit(job(small_features, tmp_path / "cut", **plan))
+    monkeypatch.setattr(Trainer, "_step", real)
+    fit(job(small_features, tmp_path / "cut", **plan))
+    assert same(weights(tmp_path / "whole/out"), weights(tmp_path / "cut/out"))
+
+
+def test_a_finished_run_leaves_no_checkpoint_and_an_unfinished_one_says_what_differs(
+    small_features, tmp_path, monkeypatch, capfd
+):
+    real = Trainer._finish_epoch
+
+    def dies(self, *rest):
+        real(self, *rest)
+        raise Killed
+
+    monkeypatch.setattr(Trainer, "_finish_epoch", dies)
+    with pytest.raises(Killed):
+        fit(job(small_features, tmp_path))
+    monkeypatch.setattr(Trainer, "_finish_epoch", real)
+    fit(job(small_features, tmp_path, seed=2, recipe=recipe(batch_size=8)))
+    assert "the unfinished run that is kept differs in: recipe, seed" in capfd.readouterr().err
+    assert len(list(tmp_path.glob("scratch/checkpoints/*/*/*.json"))) == 1
+    fit(job(small_features, tmp_path))
+    assert "continuing after step 6" in capfd.readouterr().err
+    assert not list(tmp_path.glob("scratch/checkpoints/*/*"))
+
+
+def test_settings_that_cannot_be_are_one_line(small_features, tmp_path):
+    with pytest.raises(AudiolibError, match="batch_size 16 cannot be shared by 1 workers in 20 parts"):
+        fit(job(small_features, tmp_path, accumulate=20))
+    with pytest.raises(AudiolibError, match=r"train\.compile needs steps of clips of one length"):
+        fit(job(small_features, tmp_path, compile=True, **ELASTIC))
