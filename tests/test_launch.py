@@ -34,8 +34,8 @@ def test_two_ray_workers_end_where_one_process_does(small_features, tmp_path, na
 
 
 def test_a_mistake_in_a_worker_is_one_line(small_features, tmp_path):
-    with pytest.raises(AudiolibError, match="batch_size 15 does not divide among 2 workers") as caught:
-        run(job(small_features, tmp_path, recipe=recipe(batch_size=15), num_workers=2))
+    with pytest.raises(AudiolibError, match="batch_size 1 cannot be shared by 2 workers in 1 parts") as caught:
+        run(job(small_features, tmp_path, recipe=recipe(batch_size=1), num_workers=2))
     assert "\n" not in str(caught.value)
 
 
