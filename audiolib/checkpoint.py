@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from audiolib.files import atomic_path, digest, sha256_file, write_json
+from audiolib.errors import AudiolibError
+from audiolib.files import atomic_path, digest, read_sealed, sha256_file, write_sealed
 from audiolib.progress import say
 
 _KEEP = 2
@@ -37,7 +39,7 @@ class Checkpoints:
         with atomic_path(path) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
         entry = {"sha256": sha256_file(path), "fingerprint": self.fingerprint, "state": state}
-        write_json(path.with_suffix(".json"), {**entry, "digest": digest(entry)})
+        write_sealed(path.with_suffix(".json"), entry)
         for old in self._newest_first()[_KEEP:]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -47,11 +49,11 @@ class Checkpoints:
         for entry_path in self._newest_first():
             path = entry_path.with_suffix(".safetensors")
             try:
-                entry = _read(entry_path)
+                entry = read_sealed(entry_path)
                 if sha256_file(path) == entry["sha256"] and entry["fingerprint"] == self.fingerprint:
                     return load_file(path), entry["state"]
                 reason = "its sha256 is not the one recorded"
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (AudiolibError, SafetensorError, OSError, KeyError, TypeError) as error:
                 reason = str(error)
             say(f"warning: checkpoint {path} is damaged ({reason}); falling back to the one before")
         return None
@@ -60,8 +62,8 @@ class Checkpoints:
         """Of the newest unfinished run of the same stage, if it is another one: what it differs in, for a message."""
         entries = sorted(self.folder.parent.glob("*/step-*.json"), key=lambda path: path.stat().st_mtime)
         for path in reversed(entries):
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                theirs = _read(path)["fingerprint"]
+            with suppress(AudiolibError, KeyError, TypeError):
+                theirs = read_sealed(path)["fingerprint"]
                 keys = [key for key in {**theirs, **self.fingerprint} if theirs.get(key) != self.fingerprint.get(key)]
                 return ", ".join(keys) or None
         return None
@@ -72,14 +74,6 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"), reverse=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A checkpoint's description, whose own digest it carries."""
-    entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if entry.pop("digest") != digest(entry):
-        raise ValueError(f"{path.name} is not what was written")
-    return entry
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

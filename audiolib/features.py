@@ -20,7 +20,17 @@ from audiolib.config.corpus import FeaturesSection
 from audiolib.corpora.clips import SPLITS, Clip, as_clips, class_names, read_clips
 from audiolib.corpora.normalisation import paper_constants
 from audiolib.errors import AudiolibError
-from audiolib.files import atomic_path, code_digest, digest, lock, read_json, sha256_file, write_json
+from audiolib.files import (
+    atomic_path,
+    code_digest,
+    digest,
+    lock,
+    read_json,
+    read_sealed,
+    sha256_file,
+    write_json,
+    write_sealed,
+)
 from audiolib.frontend import BadClip, Frontend, decode, log_mel, to_int16
 from audiolib.progress import say, track
 from audiolib.shards import SCHEMA_VERSION, Row, ShardInfo, finished_shard, index_entry, write_shard
@@ -61,13 +71,14 @@ def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) 
         AudiolibError: more clips are unusable than `max_rejects` allows; all of them are listed first.
     """
     clips = read_clips(download / "clips.parquet")
-    source = read_json(download / "source.json")
+    source = read_sealed(download / "source.json")
+    if source["list"] != sha256_file(download / "clips.parquet"):
+        raise AudiolibError(f"{download / 'clips.parquet'} is damaged; run `dvc repro -f download`")
     chosen = source["frontend"] or section.model_dump(include={"sample_rate", "window_ms", "hop_ms"})
     frontend = Frontend(mel_bins=section.mel_bins, **chosen)
     code = code_digest(Path(__file__).parent, ("features.py", "frontend.py", "shards.py"))
     key = digest(
         {
-            "clips": sha256_file(download / "clips.parquet"),
             "source": source,
             "section": section.model_dump(),
             "code": code,
@@ -78,8 +89,8 @@ def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) 
         shards = making.run(out)
     trained = [shard for shard in shards if shard.split == "train"]
     stats = _statistics(trained, section.mel_bins) if section.normalisation == "own" else _stated(source["corpus"])
-    write_json(out / "stats.json", stats)
-    write_json(
+    write_sealed(out / "stats.json", stats)
+    write_sealed(
         out / "index.json",
         {
             "schema": SCHEMA_VERSION,

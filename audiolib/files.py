@@ -78,6 +78,23 @@ def read_json(path: Path) -> Any:
         raise AudiolibError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from error
 
 
+def write_sealed(path: Path, value: dict[str, Any]) -> None:
+    """Write JSON that carries its own digest: a changed digit in it is found when it is read."""
+    write_json(path, {**value, "digest": digest(value)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what `write_sealed` wrote; a file without a digest is taken as it is.
+
+    Raises:
+        AudiolibError: missing, no JSON, or not what was written.
+    """
+    value: dict[str, Any] = read_json(path)
+    if not isinstance(value, dict) or value.pop("digest", None) not in (None, digest(value)):
+        raise AudiolibError(f"{path} is damaged: it is not what was written; delete it and run `dvc repro`")
+    return value
+
+
 def sha256_file(path: Path) -> str:
     """The sha256 of a file's bytes as 64 hex digits."""
     with path.open("rb") as handle:

@@ -1,6 +1,5 @@
 """A trained model as a folder: `model.safetensors`, and `config.json` with all that is needed to use the weights."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from audiolib.errors import AudiolibError
-from audiolib.files import atomic_path, sha256_file, write_json
+from audiolib.files import atomic_path, read_sealed, sha256_file, write_sealed
 from audiolib.models import Classifier, build, plain_config
 
 FORMAT = 1
@@ -43,7 +42,7 @@ def save_pretrained(model: Classifier, card: Card, folder: Path) -> None:
     with atomic_path(weights) as temporary:
         save_file(state, temporary)
     config = {"format": FORMAT, "model": plain_config(model), "card": asdict(card), "sha256": sha256_file(weights)}
-    write_json(folder / "config.json", config)
+    write_sealed(folder / "config.json", config)
 
 
 def load(folder: Path | str, device: str = "cpu") -> Classifier:
@@ -75,13 +74,10 @@ def load_card(folder: Path | str) -> Card:
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise AudiolibError(f"{folder} is not a model folder: it has no config.json") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AudiolibError(f"{path} is damaged: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("format"), int):
+    if not path.exists():
+        raise AudiolibError(f"{folder} is not a model folder: it has no config.json")
+    config = read_sealed(path)
+    if not isinstance(config.get("format"), int):
         raise AudiolibError(f"{path} is not a model config: it has no format number")
     if config["format"] > FORMAT:
         raise AudiolibError(f"{path} has format {config['format']}, this version reads up to {FORMAT}; update audiolib")

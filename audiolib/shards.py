@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audiolib.errors import AudiolibError
-from audiolib.files import atomic_path, read_json, sha256_file
+from audiolib.files import atomic_path, read_sealed, sha256_file
 
 SCHEMA_VERSION = 2
 ROWS_PER_GROUP = 16
@@ -182,8 +182,8 @@ class ShardFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.index = read_json(folder / "index.json")
-        self.stats = read_json(folder / "stats.json")
+        self.index = read_sealed(folder / "index.json")
+        self.stats = read_sealed(folder / "stats.json")
         if self.index["schema"] != SCHEMA_VERSION:
             raise AudiolibError(
                 f"{folder} has shards of schema {self.index['schema']}, this version reads {SCHEMA_VERSION}; {_MEND}"

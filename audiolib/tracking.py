@@ -33,10 +33,12 @@ class Run:
         return MlflowClient(self.uri)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """One epoch of a training stage, as curves over the epochs, and the score over what it has cost so far."""
+        """One epoch of a training stage, once, as curves over epochs, and the score over what it has cost so far."""
         from mlflow.entities import Metric
 
         now, stage = int(time.time() * 1000), row["stage"]
+        if row["epoch"] in self._epochs(stage):
+            return  # A run that was killed does the epoch after its last checkpoint again.
         names = {
             f"{stage}/train_loss": row["train_loss"],
             f"{stage}/valid_score": row["valid_score"],
@@ -50,12 +52,11 @@ class Run:
 
     def history(self, rows: list[dict[str, Any]]) -> None:
         """The epochs that this run does not have yet: DVC restores a stage from its cache without running it."""
-        client = self._client()
-        for stage in {row["stage"] for row in rows}:
-            known = {point.step for point in client.get_metric_history(self.run_id, f"{stage}/valid_score")}
-            for row in rows:
-                if row["stage"] == stage and row["epoch"] not in known:
-                    self.epoch(row)
+        for row in rows:
+            self.epoch(row)
+
+    def _epochs(self, stage: str) -> set[int]:
+        return {point.step for point in self._client().get_metric_history(self.run_id, f"{stage}/valid_score")}
 
     def matrix(self, rows: pl.DataFrame, own: Home) -> None:
         """A result matrix: a metric for each cell at home, curves over patch, length, hop and cost, and a table.

@@ -97,6 +97,7 @@ def mixed(tmp_path) -> Path:
         clips.append(Clip(name, f"{name}.wav", ("a",), "train"))
     write_clips(folder / "clips.parquet", as_table(clips))
     source = {"corpus": "folder", "multi_label": False, "frontend": None, "clips": len(clips), "files": "x"}
+    source["list"] = sha256_file(folder / "clips.parquet")
     write_json(folder / "source.json", source)
     return folder
 

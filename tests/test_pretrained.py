@@ -1,6 +1,5 @@
 """Model folders: what is saved is loaded, and nothing damaged, foreign or newer passes."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from safetensors.torch import save_file
 import audiolib
 from audiolib.batches import pack
 from audiolib.errors import AudiolibError
+from audiolib.files import read_sealed, sha256_file, write_sealed
 from audiolib.models import create_model
 from audiolib.pretrained import Card, load, load_card, save_pretrained
 
@@ -38,18 +38,23 @@ def test_damaged_weights_are_named(folder):
 
 
 def change(folder: Path, **values: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **values}))
+    write_sealed(folder / "config.json", {**read_sealed(folder / "config.json"), **values})
 
 
 def test_weights_that_do_not_fit_the_config_are_one_line(folder):
-    from audiolib.files import sha256_file
-
     save_file({"other": torch.zeros(2)}, folder / "model.safetensors")
     change(folder, sha256=sha256_file(folder / "model.safetensors"))
     with pytest.raises(AudiolibError, match=r"does not fit its config\.json") as caught:
         load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_changed_digit_of_a_config_is_found(folder):
+    text = (folder / "config.json").read_text()
+    assert '"width": 192' in text
+    (folder / "config.json").write_text(text.replace('"width": 192', '"width": 193'))
+    with pytest.raises(AudiolibError, match=r"config\.json is damaged: it is not what was written"):
+        load(folder)
 
 
 def test_a_newer_damaged_or_absent_config_is_one_line(folder, tmp_path):
@@ -60,6 +65,9 @@ def test_a_newer_damaged_or_absent_config_is_one_line(folder, tmp_path):
     with pytest.raises(AudiolibError, match=r"config\.json is damaged"):
         load(folder)
     (folder / "config.json").write_text("[]")
+    with pytest.raises(AudiolibError, match=r"config\.json is damaged: it is not what was written"):
+        load(folder)
+    (folder / "config.json").write_text("{}")
     with pytest.raises(AudiolibError, match="not a model config"):
         load(folder)
     with pytest.raises(AudiolibError, match="is not a model folder"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from audiolib.errors import AudiolibError
-from audiolib.files import read_json, write_json
+from audiolib.files import read_sealed, write_json, write_sealed
 from audiolib.shards import SCHEMA_VERSION, Row, ShardFolder, finished_shard, index_entry, write_shard
 
 HEADER = {"frontend": {"mel_bins": 8, "hop_ms": 10.0}, "waveform": True}
@@ -91,8 +91,8 @@ def test_missing_shard_index_or_newer_schema_is_one_line(folder, tmp_path):
     (folder / "part-train-00000.parquet").rename(folder / "elsewhere")
     with pytest.raises(AudiolibError, match="is missing; delete data/features and run"):
         list(ShardFolder(folder).rows("train"))
-    index = read_json(folder / "index.json")
-    write_json(folder / "index.json", {**index, "schema": 9})
+    index = read_sealed(folder / "index.json")
+    write_sealed(folder / "index.json", {**index, "schema": 9})
     with pytest.raises(AudiolibError, match="shards of schema 9, this version reads 2"):
         ShardFolder(folder)
     (folder / "index.json").write_text("{")

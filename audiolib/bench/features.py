@@ -15,7 +15,7 @@ from audiolib.config.corpus import FeaturesSection
 from audiolib.corpora.clips import Clip, as_table, write_clips
 from audiolib.dataset import read_split
 from audiolib.features import extract
-from audiolib.files import write_json
+from audiolib.files import sha256_file, write_json
 from audiolib.frontend import Frontend, decode, log_mel
 
 CLIPS, SECONDS = 2400, 10
@@ -48,6 +48,7 @@ def _corpus() -> Iterator[Path]:
             clips.append(Clip(name, name, (str(number % 7),), split))
         write_clips(audio.parent / "clips.parquet", as_table(clips))
         facts = {"corpus": "noise", "multi_label": False, "frontend": None, "clips": CLIPS, "files": "x"}
+        facts["list"] = sha256_file(audio.parent / "clips.parquet")
         write_json(audio.parent / "source.json", facts)
         yield Path(temporary)
 

@@ -9,7 +9,7 @@ import polars as pl
 from audiolib.config.corpus import DownloadSection
 from audiolib.corpora import audioset, epic_sounds, esc50, folder, fsdd, speech_commands, synthetic, vggsound, voxceleb1
 from audiolib.corpora.clips import write_clips
-from audiolib.files import write_json
+from audiolib.files import sha256_file, write_sealed
 
 CORPORA = {
     "synthetic": synthetic,
@@ -38,13 +38,14 @@ def prepare(source: Any, section: DownloadSection, out: Path, store: Path) -> No
     clips: pl.DataFrame = CORPORA[source.corpus].fetch(source, section, audio, store)
     write_clips(out / "clips.parquet", clips)
     own_frontend = getattr(source, "frontend", None)
-    write_json(
+    write_sealed(
         out / "source.json",
         {
             "corpus": source.corpus,
             "multi_label": getattr(source, "multi_label", False),
             "frontend": own_frontend.model_dump() if own_frontend else None,
             "clips": len(clips),
+            "list": sha256_file(out / "clips.parquet"),
             "files": _digest_of_files(audio, clips),
         },
     )
