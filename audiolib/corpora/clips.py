@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from audiolib.errors import AudiolibError
-from audiolib.files import atomic_path
+from audiolib.files import atomic_path, sha256_file
 
 SPLITS = ("train", "valid", "test")
 SCHEMA = {
@@ -68,10 +68,16 @@ def write_clips(path: Path, clips: pl.DataFrame) -> None:
         clips.select(list(SCHEMA)).sort("id").write_parquet(temporary, compression="zstd")
 
 
-def read_clips(path: Path) -> pl.DataFrame:
-    """Read a table that `write_clips` wrote."""
+def read_clips(path: Path, sha256: str | None = None) -> pl.DataFrame:
+    """Read a table that `write_clips` wrote.
+
+    Raises:
+        AudiolibError: missing, or its bytes are not those of `sha256`.
+    """
     if not path.exists():
         raise AudiolibError(f"{path} is missing; run `dvc repro download`")
+    if sha256 not in (None, sha256_file(path)):
+        raise AudiolibError(f"{path} is damaged: its sha256 is not that of source.json; run `dvc repro -f download`")
     return pl.read_parquet(path)
 
 

@@ -1,0 +1,1 @@
+"""What happens when things go wrong, tried many times: `python -m audiolib.reliability`."""
