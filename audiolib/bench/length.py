@@ -16,7 +16,6 @@ LONGEST_TRAINED = 8192
 def measure(device: torch.device, rounds: int) -> list[Result]:
     """Inference and a training step of one clip of 64 to 16,384 tokens (1.3 s to 5.5 minutes at a hop of 10 ms)."""
     found: list[Result] = []
-    # Memory first: what earlier runs freed would be taken again unseen.
     for tokens, mode, steps in _cases(device):
         for name, step in steps.items():
             peak = peak_memory(step, device)

@@ -1,7 +1,7 @@
 """Taking times side by side: the candidates take turns, so that a slow moment of the machine meets all of them."""
 
+import ctypes
 import os
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,9 +66,11 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> float:
     child = os.fork()
     if child == 0:
         torch.set_num_threads(1)  # A forked process has lost the threads of its parent.
-        before = _resident()
+        ctypes.CDLL(None).malloc_trim(0)  # What the parent has freed would be taken again unseen.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # The peak starts anew.
+        before = _status("VmRSS")
         run()
-        os.write(write, str(_peak() - before).encode())
+        os.write(write, str(_status("VmHWM") - before).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as told:
@@ -77,10 +79,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> float:
     return float(grown)
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _resident() -> float:
-    """MiB in memory now."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize() / 2**20
+def _status(key: str) -> float:
+    """MiB of memory: VmRSS is what is taken now, VmHWM the most so far."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(key)) / 1024

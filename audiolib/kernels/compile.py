@@ -14,6 +14,7 @@ import torch
 
 from audiolib.errors import KernelUnavailable
 
+_HEADERS = Path(__file__).parent
 _FLAGS = {
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"],
     "AVX2": ["-mavx2", "-mfma", "-mf16c"],
@@ -33,7 +34,8 @@ def library(source: Path) -> ctypes.CDLL:
     if compiler is None:
         raise KernelUnavailable(f"{source.stem} needs a C++ compiler (g++ or clang++) on first use")
     command = [compiler, *_arguments(source)]
-    told = "\0".join([source.read_text(encoding="utf-8"), torch.__version__, *command])
+    texts = [path.read_text(encoding="utf-8") for path in (source, _HEADERS / "vector_math.h")]
+    told = "\0".join([*texts, torch.__version__, *command])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "audiolib"
     target = folder / f"{source.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
     if not target.exists():
@@ -53,7 +55,11 @@ def _arguments(source: Path) -> list[str]:
     capability = torch.backends.cpu.get_cpu_capability()
     torch_folder = Path(torch.__file__).parent
     vector = [f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}", *_FLAGS.get(capability, [])]
-    includes = [f"-I{torch_folder / 'include'}", f"-I{torch_folder / 'include/torch/csrc/api/include'}"]
+    includes = [
+        f"-I{_HEADERS}",
+        f"-I{torch_folder / 'include'}",
+        f"-I{torch_folder / 'include/torch/csrc/api/include'}",
+    ]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
     libraries = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
     return ["-std=c++20", "-O3", "-fPIC", "-shared", abi, *vector, *includes, str(source), *libraries]

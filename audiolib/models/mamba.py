@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
+from audiolib.kernels import causal_conv
 from audiolib.kernels.selective_scan import IMPLEMENTATIONS, choose, scan_both
 
 # fo-fo: one scan. fo-bi: the tokens are convolved once and scanned both ways. bi-bi: all is done both ways and halved.
@@ -22,27 +22,6 @@ class Carried:
 
     inputs: Tensor
     state: Tensor
-
-
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, lengths: tuple[int, ...], *, reverse: bool = False) -> Tensor:
-    """Depthwise convolution over each clip's past, or future, alone.
-
-    Args:
-        x: (n, e).
-        weight: (e, w); the last column meets the token itself.
-        bias: (e,).
-        lengths: tokens of each clip.
-        reverse: whether the past of a token is what comes after it.
-    """
-    places = torch.cat([torch.arange(length) for length in lengths])
-    if reverse:
-        places = torch.tensor(lengths).repeat_interleave(torch.tensor(lengths)) - 1 - places
-    places = places.to(x.device, non_blocking=True)
-    out = torch.addcmul(bias, x, weight[:, -1])
-    for back in range(1, weight.shape[1]):
-        moved = x.roll(-back if reverse else back, 0).masked_fill((places < back)[:, None], 0.0)
-        out = torch.addcmul(out, moved, weight[:, -1 - back])
-    return out
 
 
 class Way(nn.Module):
@@ -63,9 +42,10 @@ class Way(nn.Module):
         self.D = nn.Parameter(torch.ones(inner))
         self.splits = (rank, states, states)
 
-    def convolved(self, x: Tensor, lengths: tuple[int, ...], *, reverse: bool) -> Tensor:
-        """(n, e) to (n, e)."""
-        return silu(causal_conv(x, self.conv_weight, self.conv_bias, lengths, reverse=reverse))
+    def convolved(self, scan: str, x: Tensor, lengths: tuple[int, ...], *, reverse: bool) -> Tensor:
+        """(n, e) to (n, e), by what goes with an implementation of the scan."""
+        conv = causal_conv.IMPLEMENTATIONS[causal_conv.beside(scan)]
+        return conv(x, self.conv_weight, self.conv_bias, lengths, reverse=reverse)
 
     def steps(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(n, e) steps before bias and softplus, and B and C, (n, j) each."""
@@ -120,7 +100,7 @@ class Mixer(nn.Module):
         inner, gate = self.in_proj(x).chunk(2, dim=-1)
         impl = choose(x.device, x.dtype) if self.impl == "auto" else self.impl
         scan = IMPLEMENTATIONS[impl]
-        u = self.way.convolved(inner, lengths, reverse=False)
+        u = self.way.convolved(impl, inner, lengths, reverse=False)
         delta, b, c = self.way.steps(u)
         rest = (b, c, self.way.D, gate, self.way.dt_proj.bias)
         if self.directions == "fo-bi":
@@ -128,7 +108,7 @@ class Mixer(nn.Module):
         else:
             y = scan(u, delta, -self.A_log.exp(), *rest, lengths=lengths)
         if self.directions == "bi-bi":
-            u = self.back.convolved(inner, lengths, reverse=True)
+            u = self.back.convolved(impl, inner, lengths, reverse=True)
             delta, b, c = self.back.steps(u)
             rest = (b, c, self.back.D, gate, self.back.dt_proj.bias)
             y = (y + scan(u, delta, -self.back_A_log.exp(), *rest, lengths=lengths, reverse=True)) / 2
@@ -140,8 +120,8 @@ class Mixer(nn.Module):
         window = self.way.conv_weight.shape[1] - 1
         past = inner.new_zeros(0, inner.shape[1]) if carried is None else carried.inputs
         longer = torch.cat([past, inner])
-        u = self.way.convolved(longer, (len(longer),), reverse=False)[len(past) :]
-        impl = choose(u.device, u.dtype) if self.impl == "auto" else self.impl
+        impl = choose(x.device, x.dtype) if self.impl == "auto" else self.impl
+        u = self.way.convolved(impl, longer, (len(longer),), reverse=False)[len(past) :]
         delta, b, c = self.way.steps(u)
         y, last = IMPLEMENTATIONS[impl](
             *(u, delta, -self.A_log.exp(), b, c, self.way.D, gate, self.way.dt_proj.bias),

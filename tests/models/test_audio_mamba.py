@@ -10,7 +10,7 @@ from audiolib.errors import AudiolibError
 from audiolib.kernels.selective_scan import naive
 from audiolib.models import build, create_model, plain_config
 from audiolib.models.audio_mamba import frequency_major
-from audiolib.models.mamba import Mixer, causal_conv
+from audiolib.models.mamba import Mixer
 from audiolib.models.streaming import Stream
 
 LENGTHS = (100, 37, 16, 1, 100)
@@ -103,7 +103,7 @@ def test_both_ways_are_the_sum_of_two_scans():
     mixer.back_A_log.data += 0.1
     x = torch.randn(14, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     inner, gate = mixer.in_proj(x).chunk(2, dim=-1)
-    u = mixer.way.convolved(inner, lengths, reverse=False)
+    u = mixer.way.convolved("naive", inner, lengths, reverse=False)
     delta, b, c = mixer.way.steps(u)
     rest = (mixer.way.D, gate, mixer.way.dt_proj.bias)
     forward = naive(u, delta, -mixer.A_log.exp(), b, c, *rest, lengths=lengths)
@@ -125,19 +125,6 @@ def test_reversing_time_swaps_the_directions_of_bi_bi():
     swapped.load_state_dict(turned)
     x = torch.randn(11, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     torch.testing.assert_close(swapped(x.flip(0), (11,)).flip(0), mixer(x, (11,)))
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_the_convolution_is_torchs_on_each_clip(reverse):
-    random = torch.Generator().manual_seed(0)
-    x = torch.randn(12, 3, generator=random)
-    weight, bias = torch.randn(3, 4, generator=random), torch.randn(3, generator=random)
-    found = causal_conv(x, weight, bias, (7, 1, 4), reverse=reverse)
-    for clip, own in zip(x.split((7, 1, 4)), found.split((7, 1, 4)), strict=True):
-        series = clip.flip(0) if reverse else clip
-        padded = torch.nn.functional.pad(series.T[None], (3, 0))
-        wanted = torch.nn.functional.conv1d(padded, weight[:, None], bias, groups=3)[0].T
-        torch.testing.assert_close(own, wanted.flip(0) if reverse else wanted)
 
 
 def test_frequency_major_order_and_the_class_token_in_the_middle():

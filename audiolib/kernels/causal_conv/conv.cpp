@@ -1,0 +1,123 @@
+// Causal depthwise convolution and SiLU on the CPU, forward and backward, in float32; the contract is in __init__.py.
+//
+// A block of W channels (the width of a vector register) is independent of all others, so the threads share the blocks.
+// The sum before SiLU is never stored: the backward pass computes it again.
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+#include "vector_math.h"
+
+extern "C" {
+
+struct Conv {
+  const float *x, *weight, *bias;  // weight is (WINDOW, channels); its last row meets the token itself
+  const int64_t* bounds;           // segments + 1 cumulative lengths
+  int64_t segments, channels, x_stride, reverse;
+};
+
+}
+
+namespace {
+
+constexpr int64_t WINDOW = 4;
+
+// One block of channels: its weights, and the last inputs of the segment that is being walked.
+struct Block {
+  const Conv& conv;
+  int64_t first, count;
+  Vec weight[WINDOW], bias, seen[WINDOW];
+
+  Block(const Conv& conv, int64_t number)
+      : conv(conv), first(number * W), count(std::min(W, conv.channels - first)) {
+    for (int64_t k = 0; k < WINDOW; ++k) weight[k] = Vec::loadu(conv.weight + k * conv.channels + first, count);
+    bias = Vec::loadu(conv.bias + first, count);
+  }
+
+  // The token that is visited as the i-th of a segment.
+  int64_t token(int64_t segment, int64_t i) const {
+    return conv.reverse ? conv.bounds[segment + 1] - 1 - i : conv.bounds[segment] + i;
+  }
+
+  int64_t length(int64_t segment) const { return conv.bounds[segment + 1] - conv.bounds[segment]; }
+
+  void begin() {
+    for (auto& past : seen) past = Vec(0.0f);
+  }
+
+  // Take the token in; what comes before SiLU.
+  Vec next(int64_t t) {
+    for (int64_t k = 0; k + 1 < WINDOW; ++k) seen[k] = seen[k + 1];
+    seen[WINDOW - 1] = Vec::loadu(conv.x + t * conv.x_stride + first, count);
+    Vec sum = bias;
+    for (int64_t k = 0; k < WINDOW; ++k) sum = at::vec::fmadd(weight[k], seen[k], sum);
+    return sum;
+  }
+};
+
+void forward(const Conv& conv, int64_t number, float* out) {
+  Block block(conv, number);
+  for (int64_t segment = 0; segment < conv.segments; ++segment) {
+    block.begin();
+    for (int64_t i = 0; i < block.length(segment); ++i) {
+      const int64_t t = block.token(segment, i);
+      const Vec sum = block.next(t);
+      (sum * sigmoid(sum)).store(out + t * conv.channels + block.first, block.count);
+    }
+  }
+}
+
+void backward(const Conv& conv, int64_t number, const float* grad, float* to_x, float* to_weight, float* to_bias) {
+  Block block(conv, number);
+  Vec sum_weight[WINDOW], sum_bias(0.0f);
+  for (auto& sum : sum_weight) sum = Vec(0.0f);
+  for (int64_t segment = 0; segment < conv.segments; ++segment) {
+    const int64_t length = block.length(segment);
+    Vec later[WINDOW];  // gradients before SiLU of the last tokens; a token's own input waits for those after it
+    for (auto& past : later) past = Vec(0.0f);
+    block.begin();
+    for (int64_t i = 0; i < length + WINDOW - 1; ++i) {
+      for (int64_t k = 0; k + 1 < WINDOW; ++k) later[k] = later[k + 1];
+      later[WINDOW - 1] = Vec(0.0f);
+      if (i < length) {
+        const int64_t t = block.token(segment, i);
+        const Vec sum = block.next(t), share = sigmoid(sum);
+        const Vec to_out = Vec::loadu(grad + t * conv.channels + block.first, block.count);
+        const Vec to_sum = to_out * share * (Vec(1.0f) + sum * (Vec(1.0f) - share));
+        for (int64_t k = 0; k < WINDOW; ++k) sum_weight[k] = at::vec::fmadd(to_sum, block.seen[k], sum_weight[k]);
+        sum_bias = sum_bias + to_sum;
+        later[WINDOW - 1] = to_sum;
+      }
+      if (i >= WINDOW - 1) {
+        Vec own(0.0f);
+        for (int64_t k = 0; k < WINDOW; ++k) own = at::vec::fmadd(block.weight[WINDOW - 1 - k], later[k], own);
+        own.store(to_x + block.token(segment, i - WINDOW + 1) * conv.channels + block.first, block.count);
+      }
+    }
+  }
+  for (int64_t k = 0; k < WINDOW; ++k) sum_weight[k].store(to_weight + k * conv.channels + block.first, block.count);
+  sum_bias.store(to_bias + block.first, block.count);
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t conv_window() { return WINDOW; }
+
+// out: (tokens, channels).
+void conv_forward(const Conv* conv, float* out) {
+  at::parallel_for(0, (conv->channels + W - 1) / W, 1, [&](int64_t first, int64_t last) {
+    for (int64_t number = first; number < last; ++number) forward(*conv, number, out);
+  });
+}
+
+// Gradients of the shapes of the inputs, contiguous.
+void conv_backward(const Conv* conv, const float* grad, float* to_x, float* to_weight, float* to_bias) {
+  at::parallel_for(0, (conv->channels + W - 1) / W, 1, [&](int64_t first, int64_t last) {
+    for (int64_t number = first; number < last; ++number) backward(*conv, number, grad, to_x, to_weight, to_bias);
+  });
+}
+
+}

@@ -1,0 +1,57 @@
+"""Causal convolution: torch's on each clip alone, every implementation by one rule."""
+
+import pytest
+import torch
+from torch.nn.functional import conv1d, pad, silu
+
+from audiolib.errors import KernelUnavailable
+from audiolib.kernels.causal_conv import IMPLEMENTATIONS, cpp, naive
+from audiolib.kernels.check import failures
+
+CASES = {"one token": (1,), "two": (2,), "63": (63,), "ragged": (7, 1, 4, 130, 2, 3)}
+
+
+def inputs(lengths, channels=37, dtype=torch.float32):
+    random = torch.Generator().manual_seed(0)
+    shapes = {"x": (sum(lengths), channels), "weight": (channels, 4), "bias": (channels,)}
+    return {name: torch.randn(shape, generator=random, dtype=dtype) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_forward_and_gradients_are_as_good_as_arithmetic_allows(case, reverse):
+    assert failures(cpp, naive, inputs(CASES[case]), lengths=CASES[case], reverse=reverse) == []
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_it_is_torchs_convolution_and_silu_on_each_clip(impl, reverse):
+    tensors, lengths = inputs((7, 1, 4), 3), (7, 1, 4)
+    found = IMPLEMENTATIONS[impl](**tensors, lengths=lengths, reverse=reverse)
+    for clip, own in zip(tensors["x"].split(lengths), found.split(lengths), strict=True):
+        series = clip.flip(0) if reverse else clip
+        wanted = silu(conv1d(pad(series.T[None], (3, 0)), tensors["weight"][:, None], tensors["bias"], groups=3)[0].T)
+        torch.testing.assert_close(own, wanted.flip(0) if reverse else wanted)
+
+
+def test_a_pack_is_its_clips_bit_for_bit():
+    tensors, lengths = inputs(CASES["ragged"]), CASES["ragged"]
+    rest = {name: tensors[name] for name in ("weight", "bias")}
+    together = cpp(**tensors, lengths=lengths).split(lengths)
+    for clip, own in zip(tensors["x"].split(lengths), together, strict=True):
+        assert torch.equal(cpp(clip, **rest, lengths=(len(clip),)), own)
+
+
+def test_half_of_a_wider_projection_in_bfloat16():
+    wide = torch.randn(20, 2 * 37, generator=torch.Generator().manual_seed(0)).bfloat16()
+    rest = {name: tensor for name, tensor in inputs((20,)).items() if name != "x"}
+    half = wide.chunk(2, dim=1)[1]
+    found = cpp(half, **rest, lengths=(20,))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), naive(half.float(), **rest, lengths=(20,)), atol=0.02, rtol=0.01)
+
+
+def test_another_window_is_one_line():
+    tensors = inputs((5,))
+    with pytest.raises(KernelUnavailable, match="has a window of 4, not 3"):
+        cpp(tensors["x"], tensors["weight"][:, :3], tensors["bias"], (5,))
