@@ -1,16 +1,12 @@
 """`python -m audiolib.bench [name ...] [--rounds N] [--device cuda] [--keep]`; the names are files here."""
 
 import argparse
-import csv
-import io
-from dataclasses import asdict
 from pathlib import Path
 
 from audiolib.bench import features, flexible, length, loading, packing, scale, scan, scan_gpu, storage
+from audiolib.bench.kept import keep
 from audiolib.bench.timing import Result
 from audiolib.errors import run_main
-from audiolib.files import write_text
-from audiolib.origin import origin
 from audiolib.predict import pick_device
 
 BENCHMARKS = {
@@ -24,7 +20,6 @@ BENCHMARKS = {
     "scan_gpu": scan_gpu.measure,
 }
 NAMES = [*BENCHMARKS, "storage"]
-KEPT = Path(__file__).resolve().parent.parent.parent / "docs" / "results" / "bench.csv"
 
 
 def main() -> None:
@@ -36,7 +31,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds (15)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--features", type=Path, default=Path("data/features"), help="folder that storage looks at")
-    parser.add_argument("--keep", action="store_true", help="add the rows to docs/results/bench.csv")
+    parser.add_argument("--keep", action="store_true", help="keep the rows in docs/results")
     asked = parser.parse_args()
     unknown = sorted(set(asked.names) - set(NAMES))
     if unknown:
@@ -46,19 +41,7 @@ def main() -> None:
         results = storage.measure(asked.features) if name == "storage" else BENCHMARKS[name](device, asked.rounds)
         print(f"\n{name}\n{_table(results)}", flush=True)
         if asked.keep:
-            _keep(results, f"python -m audiolib.bench {name}")
-
-
-def _keep(results: list[Result], command: str) -> None:
-    rows = [{**asdict(result), **origin(command)} for result in results]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    earlier = KEPT.read_text(encoding="utf-8") if KEPT.exists() else ""
-    if not earlier:
-        writer.writeheader()
-    writer.writerows(rows)
-    KEPT.parent.mkdir(parents=True, exist_ok=True)
-    write_text(KEPT, earlier + text.getvalue())
+            keep(results, f"python -m audiolib.bench {name}")
 
 
 def _table(results: list[Result]) -> str:

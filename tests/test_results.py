@@ -1,0 +1,24 @@
+"""The pages of docs/results are what is made of the rows beside them."""
+
+import pytest
+
+from audiolib import study_tables
+from audiolib.bench import kept
+from audiolib.evidence import RESULTS
+from audiolib.reliability import pages
+
+STUDIES = sorted(path.stem for path in (RESULTS.parent.parent / "configs" / "study").glob("*.yaml"))
+MEASURED = [name for name in STUDIES if (RESULTS / f"{name}.csv").exists()]
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_studys_page_is_made_of_its_rows(name):
+    assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == study_tables.render(name)
+
+
+def test_the_page_of_benchmarks_is_made_of_their_rows():
+    assert (RESULTS / "bench.md").read_text(encoding="utf-8") == kept.page()
+
+
+def test_the_page_of_reliability_is_made_of_its_rows():
+    assert (RESULTS / "reliability.md").read_text(encoding="utf-8") == pages.page()
