@@ -37,7 +37,7 @@ class Run:
         from mlflow.entities import Metric
 
         now, stage = int(time.time() * 1000), row["stage"]
-        if row["epoch"] in self._epochs(stage):
+        if row["epoch"] in self.steps(f"{stage}/valid_score"):
             return  # A run that was killed does the epoch after its last checkpoint again.
         names = {
             f"{stage}/train_loss": row["train_loss"],
@@ -55,8 +55,9 @@ class Run:
         for row in rows:
             self.epoch(row)
 
-    def _epochs(self, stage: str) -> set[int]:
-        return {point.step for point in self._client().get_metric_history(self.run_id, f"{stage}/valid_score")}
+    def steps(self, metric: str) -> list[int]:
+        """The steps of all points of a metric, as they were logged."""
+        return [point.step for point in self._client().get_metric_history(self.run_id, metric)]
 
     def matrix(self, rows: pl.DataFrame, own: Home) -> None:
         """A result matrix: a metric for each cell at home, curves over patch, length, hop and cost, and a table.
@@ -152,6 +153,16 @@ def attach(root: Path) -> Run:
         run_id = _create(client, root, settings, name)
         write_json(note, {"run_id": run_id, "uri": uri})
     return Run(uri, run_id)
+
+
+def separate_run(folder: Path) -> Run:
+    """A run in a database of its own in `folder`."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment(EXPERIMENT, artifact_location=folder.as_uri())
+    return Run(uri, client.create_run(experiment).info.run_id)
 
 
 def tracking_uri(root: Path) -> str:

@@ -12,7 +12,7 @@ from tests.imports import ROOT
 SOURCES = sorted([*ROOT.glob("audiolib/**/*.py"), *ROOT.glob("stages/*.py")])
 # Third-party package -> the files that may import it.
 DOORS = {
-    "ray": {"cluster.py", "launch.py"},
+    "ray": {"cluster.py", "launch.py", "workers.py"},
     "mlflow": {"tracking.py"},
     "pyarrow": {"shards.py"},
     "soundfile": {"frontend.py"},

@@ -27,11 +27,11 @@ def make_features(folder: Path) -> Path:
     return folder / "features"
 
 
-def small_job(features: Path, folder: Path, workers: int | tuple[int, int] = 1) -> Job:
-    """Two phases, drawn patch sizes, mixup, steps in two parts, averaged weights: 36 steps of a second in all."""
+def small_job(features: Path, folder: Path, workers: int | tuple[int, int] = 1, epochs: int = 4) -> Job:
+    """Two phases, drawn patch sizes, mixup, steps in two parts, averaged weights; 2 + `epochs` epochs of 6 steps."""
     phases = [
         {"compression": 2, "method": "avg_pool", "epochs": 2, "lr": 1e-3},
-        {"compression": 1, "method": "none", "epochs": 4, "lr": 1e-3},
+        {"compression": 1, "method": "none", "epochs": epochs, "lr": 1e-3},
     ]
     recipe = Recipe(
         phases=phases,
