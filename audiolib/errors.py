@@ -5,7 +5,10 @@ from collections.abc import Callable
 
 
 class AudiolibError(Exception):
-    """One line that says what is wrong, where, and what to do."""
+    """One line that says what is wrong, where, and what to do; a name in it may hold a line break of its own."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 class KernelUnavailable(AudiolibError):

@@ -25,6 +25,8 @@ MAX_MEMBERS = 500_000
 MAX_BYTES = 64 * 2**30
 MAX_RATIO = 200
 _CHUNK = 1 << 20
+# What zipfile and tarfile raise at headers that make no sense: an unknown compression, a password, a number of letters.
+_UNPACKABLE = (NotImplementedError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def extract(archive: Path, target: Path, what: str) -> None:
             _refuse_unsafe(archive, members)
             for name, size, handle in track(_opened(archive), f"unpacking {what}", total=len(members), unit="file"):
                 _write(target / name, handle, size)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, *_UNPACKABLE) as error:
         raise AudiolibError(
             f"{archive} is damaged or not an archive ({error}); delete it and fetch it again"
         ) from error

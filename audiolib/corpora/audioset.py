@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from audiolib.config.corpus import AudioSetSource, DownloadSection
-from audiolib.corpora.local import audio_files, corpus_root, hold_out, upstream_list, with_audio
+from audiolib.corpora.local import audio_files, corpus_root, hold_out, read_rows, upstream_list, with_audio
 from audiolib.errors import AudiolibError
 
 _TRAIN = {"balanced": ("balanced_train",), "full": ("balanced_train", "unbalanced_train")}
@@ -53,7 +53,7 @@ def _labels(path: Path) -> dict[str, str]:
 def _segments(root: Path, name: str) -> pl.DataFrame:
     """The official CSV: three lines of comments, then `YTID, start, end, "mid,mid"` with a blank after each comma."""
     path = upstream_list(root, name, "AudioSet")
-    rows = pl.read_csv(path, has_header=False, separator="\n", quote_char=None, comment_prefix="#", new_columns=["row"])
+    rows = read_rows(path).filter(~pl.col("row").str.starts_with("#"))
     shape = r'^(?<ytid>[\w-]{11}), *(?<start>[\d.]+), *(?<end>[\d.]+), *"?(?<mids>[^"]+)"?\s*$'
     parts = rows.select("row", pl.col("row").str.extract_groups(shape).alias("part")).unnest("part")
     bad = parts.filter(pl.col("ytid").is_null())

@@ -63,6 +63,19 @@ def read_list(path: Path, columns: list[str], header: bool, comment: str | None 
     return table.rename(dict(zip(table.columns, columns, strict=True)))
 
 
+def read_rows(path: Path) -> pl.DataFrame:
+    """The lines of a published list that is no plain CSV, but for empty ones: the column `row`.
+
+    Raises:
+        AudiolibError: not text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AudiolibError(f"cannot read {path}: {error}") from error
+    return pl.DataFrame({"row": lines}, schema={"row": pl.String}).filter(pl.col("row") != "")
+
+
 def audio_files(root: Path, name_of: Callable[[Path], str]) -> pl.DataFrame:
     """Every audio file below `root`: `key`, which `name_of` makes of it, and `path`; of equal keys the first path."""
     table = pl.DataFrame(_walk(root, name_of), schema={"key": pl.String, "path": pl.String}, orient="row")

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from audiolib.config.corpus import DownloadSection, VoxCeleb1Source
-from audiolib.corpora.local import audio_files, corpus_root, upstream_list, with_audio
+from audiolib.corpora.local import audio_files, corpus_root, read_rows, upstream_list, with_audio
 from audiolib.errors import AudiolibError
 
 _SPLITS = {"1": "train", "2": "valid", "3": "test"}
@@ -19,7 +19,7 @@ def fetch(source: VoxCeleb1Source, section: DownloadSection, folder: Path, store
     """List the clips of the identification split that are in `download.folder`; nothing is copied."""
     root = corpus_root("VoxCeleb1", section)
     path = upstream_list(root, "iden_split.txt", "VoxCeleb1")
-    rows = pl.DataFrame({"row": path.read_text(encoding="utf-8").splitlines()})
+    rows = read_rows(path)
     shape = r"^(?<part>[123]) +(?<key>(?<speaker>[^/\s]+)/(?<video>[^/\s]+)/\S+)\.\w+$"
     parts = rows.select("row", pl.col("row").str.extract_groups(shape).alias("part")).unnest("part")
     bad = parts.filter(pl.col("key").is_null())
