@@ -188,7 +188,15 @@ def _in_order(submit: Callable[..., Future[Made]], tasks: Iterable[Task], ahead:
 def make_shard(task: Task) -> Made:
     """Make one shard, or find it finished. A note beside it says which clips it lacks."""
     # Processes share the cores; and the last bits of a log-mel depend on the number of threads.
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        return _made(task)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _made(task: Task) -> Made:
     header = {
         "frontend": asdict(task.frontend),
         "waveform": task.waveform,

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import soundfile
+import torch
 
 from audiolib import features
 from audiolib.corpora.clips import Clip, as_clips, as_table, read_clips, write_clips
@@ -41,6 +42,14 @@ def test_statistics_are_those_of_the_training_split(small_features):
     values = np.concatenate([r.log_mel.astype(np.float64).ravel() for r in ShardFolder(small_features).rows("train")])
     stats = read_json(small_features / "stats.json")
     assert stats["mean"] == pytest.approx(values.mean()) and stats["std"] == pytest.approx(values.std())
+
+
+def test_the_threads_of_the_process_are_what_they_were(small_download, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    extract(small_download, features_section(), tmp_path / "out", tmp_path / "scratch")
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
 
 
 def test_classes_are_mixed_over_a_shard(small_features):
