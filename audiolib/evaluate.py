@@ -1,98 +1,79 @@
-"""The sweep: every patch size x clip length, and every hop, for every model that a run has trained."""
+"""The sweep: every patch size x clip length x hop of a grid, for every model, on the same clips.
 
+Clips are read, and turned into log-mel at a foreign hop, once for all cells that share the hop. What a cell has found
+is kept piece by piece until the sweep is done: the same sweep again, after a crash, goes on where it was.
+"""
+
+import shutil
 import time
-from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
+from audiolib.costs import clip_memory, mean_cost
 from audiolib.dataset import Clips, read_split
-from audiolib.files import digest
+from audiolib.files import atomic_path, code_digest, digest, scratch_folder, sha256_file
+from audiolib.grid import Cell, Grid, Size, Trained, view_of
+from audiolib.intervals import d_prime_interval, map_interval, wilson_interval
 from audiolib.loader import eval_batches
-from audiolib.metrics import accuracy, d_prime, mean_average_precision, wilson_interval
+from audiolib.metrics import accuracy, clip_scores, d_prime, mean_average_precision
 from audiolib.models import Classifier
-from audiolib.predict import BATCH_FRAMES, pick_device
+from audiolib.predict import pick_device
 from audiolib.pretrained import Card, load, load_card
 from audiolib.progress import track
-from audiolib.results import as_size, home, patch_name
 from audiolib.views import View
 
-if TYPE_CHECKING:
-    from audiolib.config.evaluation import EvaluateSection
-
-Size = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A model under test: its folder, the stage that made it, and what result rows call it."""
-
-    folder: Path
-    stage: str
-    name: str
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One shape: patch (bands, frames that the model sees), clip length, and hop; null = the hop it was trained at."""
-
-    patch: Size
-    seconds: float
-    hop_ms: float | None = None
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What is measured: a split of the corpus at each of these shapes; predictions are kept at `seconds`."""
-
-    split: str
-    cells: list[Cell]
-    seconds: float
-    batch_frames: int = BATCH_FRAMES
+# Frames of log-mel that are held at a time, at the hop of a pass: 128 MiB of 128 bands.
+PIECE_FRAMES = 2**18
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The rows of a sweep, and what each model says of each clip at its own patch size and hop.
+    """What a sweep has found.
 
-    A prediction has stage, id, actual and predicted; multi-label corpora have none.
+    Attributes:
+        rows: one metric of one cell each.
+        predictions: what each model says of each clip at its own patch size, length and hop: stage, id, actual,
+            predicted, and the probabilities of both; multi-label corpora have none.
+        scores: a table for each cell of how well each clip was done (`metrics.clip_scores`), see `results.SCORES`.
     """
 
     rows: list[dict[str, Any]]
-    predictions: list[dict[str, str]]
+    predictions: list[dict[str, Any]]
+    scores: list[pl.DataFrame]
 
 
-def grid_of(section: "EvaluateSection", seconds: list[float], settings: dict[str, Any]) -> Grid:
-    """The grid of a pipeline pass: every patch size x length, and a line of hops.
+@dataclass(frozen=True)
+class Task:
+    """One model at one cell."""
 
-    Where its models are at home is always in it: all curves pass through there.
-    """
-    own = home(settings)
-    sizes, lengths = sorted({*section.patch_sizes, own.patch}), sorted({*seconds, own.seconds})
-    cells = [Cell(size, length) for length in lengths for size in sizes]
-    cells += [Cell(own.patch, own.seconds, hop) for hop in section.hops_ms]
-    return Grid(section.split, cells, own.seconds, section.batch_frames)
+    entry: Trained
+    cell: Cell
+    view: View
+    model: Classifier
+    card: Card
 
-
-def run_columns(settings: dict[str, Any]) -> dict[str, Any]:
-    """The columns that all rows of a pipeline pass share; its name is a digest of what was run."""
-    run = {key: settings["params"][key] for key in ("model", "data", "seed")}
-    return {"run": digest([run, settings["model"], settings["data"]]), "corpus": run["data"], "seed": run["seed"]}
+    @property
+    def size(self) -> Size:
+        """Patch size in frames that the model sees."""
+        return self.cell.patch
 
 
-def view_of(card: Card, cell: Cell) -> View:
-    """How a cell shows clips to a model: padded if it was trained so, at the cell's hop or at its own compression."""
-    stored = card.frontend["hop_ms"]
-    view = View(max(1, round(cell.seconds * 1000 / stored)), padded=card.padded)
-    if cell.hop_ms is None:
-        return view.coarser(card.compression, card.method)
-    return replace(view, hop=cell.hop_ms / stored)
-
-
-def sweep(trained: list[Trained], features: Path, grid: Grid, common: dict[str, Any], device: str = "auto") -> Outcome:
+def sweep(
+    trained: list[Trained],
+    features: Path,
+    grid: Grid,
+    common: dict[str, Any],
+    device: str = "auto",
+    scratch: Path | None = None,
+) -> Outcome:
     """Measure every model at every cell of a grid.
 
     Args:
@@ -101,79 +82,151 @@ def sweep(trained: list[Trained], features: Path, grid: Grid, common: dict[str, 
         grid: clips are cut to each of its lengths, and padded for a model that was trained on padded ones.
         common: columns that all rows share.
         device: where to compute.
+        scratch: where unfinished sweeps are kept; null = the project's folder for that.
     """
     where = pick_device(device)
-    models = {entry.folder: (load(entry.folder, str(where)), load_card(entry.folder)) for entry in trained}
-    asked: dict[tuple[Trained, Size, float, float], tuple[Cell, View]] = {}
+    tasks = _tasks(trained, grid, where)
+    clips = read_split(features, grid.split, any(task.view.needs_sound for task in tasks))
+    kept = (scratch or scratch_folder(ROOT)) / "sweeps" / _fingerprint(trained, features, grid, where)
+    kept.mkdir(parents=True, exist_ok=True)
+    pieces = [range(first, last) for first, last in _pieces(clips)]
+    work = _work(tasks, clips, pieces, grid.batch_frames, where, kept)
+    for _ in track(work, "evaluate", total=len(tasks) * len(pieces), unit="cell"):
+        pass
+    found = Outcome([], [], [])
+    for number, task in enumerate(tasks):
+        parts = [np.load(kept / f"{number}-{piece.start}.npz") for piece in pieces]
+        logits = np.concatenate([part["logits"] for part in parts])
+        ms = float(np.median(np.concatenate([part["ms"] for part in parts])))
+        _report(task, clips, grid, {**common, "ms": ms}, logits, where, found)
+    shutil.rmtree(kept, ignore_errors=True)
+    return found
+
+
+def _tasks(trained: list[Trained], grid: Grid, device: torch.device) -> list[Task]:
+    """Every model at every cell, in the order of rows; a cell that asks for the hop that a model has anyway is one."""
+    asked: dict[tuple[Trained, Size, float, float], Task] = {}
     for entry in trained:
-        for cell in grid.cells:  # A cell that asks for the hop that a model has anyway is not measured twice.
-            view = view_of(models[entry.folder][1], cell)
-            asked.setdefault((entry, cell.patch, cell.seconds, view.stretch), (cell, view))
-    clips = read_split(features, grid.split, any(view.needs_sound for _, view in asked.values()))
-    rows: list[dict[str, Any]] = []
-    predictions: list[dict[str, str]] = []
-    for (entry, size, _, _), (cell, view) in track(asked.items(), "evaluate", total=len(asked), unit="cell"):
-        model, card = models[entry.folder]
-        logits, ms = _timed_logits(model, clips, view, size, where, grid.batch_frames)
-        told = {
-            **common,
-            "model": entry.name,
-            "stage": entry.stage,
-            "split": grid.split,
-            "patch_f": size[0],
-            "patch_t": size[1],
-            "seconds": cell.seconds,
-            "hop_ms": card.frontend["hop_ms"] * view.stretch,
-            "n": len(clips),
-            "gmac": _gmac(model, clips, view, size),
-            "ms": ms,
+        model, card = load(entry.folder, str(device)), load_card(entry.folder)
+        for cell in grid.cells:
+            view = view_of(card, cell)
+            asked.setdefault((entry, cell.patch, cell.seconds, view.stretch), Task(entry, cell, view, model, card))
+    return list(asked.values())
+
+
+def _fingerprint(trained: list[Trained], features: Path, grid: Grid, device: torch.device) -> str:
+    """All that decides what a sweep finds."""
+    weights = [(entry.name, entry.stage, sha256_file(entry.folder / "config.json")) for entry in trained]
+    code = code_digest(Path(__file__).parent, ("*.py", "models/*.py", "kernels/*/*.py"))
+    return digest([weights, sha256_file(features / "index.json"), asdict(grid), str(device), code])
+
+
+def _pieces(clips: Clips) -> Iterator[tuple[int, int]]:
+    """Runs of clips of about `PIECE_FRAMES` frames."""
+    first, held = 0, 0
+    for place, frames in enumerate(clips.frames.tolist()):
+        if held and held + frames > PIECE_FRAMES:
+            yield first, place
+            first, held = place, 0
+        held += frames
+    yield first, len(clips)
+
+
+def _work(
+    tasks: list[Task], clips: Clips, pieces: list[range], batch_frames: int, device: torch.device, kept: Path
+) -> Iterator[None]:
+    """Leave logits and times of every task and piece in a file; yield after each."""
+    numbered = sorted(enumerate(tasks), key=lambda item: item[1].view.hop)
+    for hop, group in groupby(numbered, key=lambda item: item[1].view.hop):
+        members = list(group)
+        for piece in pieces:
+            mels: list[np.ndarray] | None = None
+            for number, task in members:
+                path = kept / f"{number}-{piece.start}.npz"
+                if not path.exists():
+                    if mels is None:
+                        mels = [clips.normalised(clips.log_mel(index, hop)) for index in piece]
+                    logits, ms = _timed_logits(task, clips, piece, mels, batch_frames, device)
+                    with atomic_path(path) as temporary, temporary.open("wb") as file:
+                        np.savez(file, logits=logits, ms=ms)
+                yield
+
+
+def _timed_logits(
+    task: Task, clips: Clips, piece: range, mels: list[np.ndarray], batch_frames: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (clips, c) and each batch's milliseconds per clip, without loading."""
+    found, times = [], []
+    with torch.inference_mode():
+        for batch in eval_batches(clips, task.view, batch_frames, piece, mels):
+            batch = batch.to(device)  # noqa: PLW2901
+            if not found:
+                task.model(batch, task.size)  # Resized kernels and positions are made once, and not timed.
+            started = time.perf_counter()
+            found.append(task.model(batch, task.size).float().cpu())  # Waits for the device.
+            times.append((time.perf_counter() - started) * 1000 / len(batch))
+    return torch.cat(found).numpy(), np.array(times)
+
+
+def _report(
+    task: Task,
+    clips: Clips,
+    grid: Grid,
+    common: dict[str, Any],
+    logits: np.ndarray,
+    device: torch.device,
+    found: Outcome,
+) -> None:
+    """Add what a cell's logits tell to an outcome."""
+    entry, card, view, size = task.entry, task.card, task.view, task.size
+    tokens, gmac = mean_cost(task.model, clips, view, size)
+    shape = {
+        "stage": entry.stage,
+        "patch_f": size[0],
+        "patch_t": size[1],
+        "seconds": task.cell.seconds,
+        "hop_ms": card.frontend["hop_ms"] * view.stretch,
+    }
+    told = {
+        **common,
+        **shape,
+        "model": entry.name,
+        "split": grid.split,
+        "n": len(clips),
+        "tokens": tokens,
+        "gmac": gmac,
+        "mib": clip_memory(task.model, view.seen, view.stretch, size, device),
+    }
+    found.rows.extend({**told, **measured} for measured in measure(logits, clips.target, card.multi_label))
+    scores = {"id": clips.ids, "score": clip_scores(logits, clips.target, card.multi_label)}
+    found.scores.append(pl.DataFrame(scores).with_columns(**{key: pl.lit(value) for key, value in shape.items()}))
+    if size == card.patch and task.cell.seconds == grid.seconds and task.cell.hop_ms is None and not card.multi_label:
+        found.predictions.extend({"stage": entry.stage, **said} for said in _predictions(clips, logits, card.classes))
+
+
+def _predictions(clips: Clips, logits: np.ndarray, classes: list[str]) -> Iterator[dict[str, Any]]:
+    probabilities = torch.softmax(torch.from_numpy(logits), 1).numpy()
+    for place, (name, actual) in enumerate(zip(clips.ids, clips.target.argmax(1).tolist(), strict=True)):
+        said = int(logits[place].argmax())
+        yield {
+            "id": name,
+            "actual": classes[actual],
+            "predicted": classes[said],
+            "p_actual": float(probabilities[place, actual]),
+            "p_predicted": float(probabilities[place, said]),
         }
-        rows.extend({**told, **measured} for measured in measure(logits, clips.target, card.multi_label))
-        if size == card.patch and cell.seconds == grid.seconds and cell.hop_ms is None and not card.multi_label:
-            predictions.extend({"stage": entry.stage, **said} for said in _predictions(clips, logits, card.classes))
-    return Outcome(rows, predictions)
-
-
-def _gmac(model: Classifier, clips: Clips, view: View, size: Size) -> float:
-    """Mean over the clips, each as long as it is shown."""
-    frames = [view.frames if view.padded else min(view.frames, own) for own in clips.frames.tolist()]
-    shown = Counter(replace(view, frames=n).seen for n in frames)
-    return sum(count * model.macs(seen, size) for seen, count in shown.items()) / len(clips) / 1e9
-
-
-def _predictions(clips: Clips, logits: np.ndarray, classes: list[str]) -> list[dict[str, str]]:
-    pairs = zip(clips.ids, clips.target.argmax(1), logits.argmax(1), strict=True)
-    return [{"id": name, "actual": classes[actual], "predicted": classes[said]} for name, actual, said in pairs]
-
-
-def trained_name(preset: dict[str, Any], stage: str) -> str:
-    """What a stage has trained, as result rows call it: `ast-p16` for one patch size, `flexi` for several."""
-    family = preset["architecture"]["name"].split("_")[0]
-    sizes = preset[stage]["patch_sizes"]
-    return f"ast-{patch_name(*as_size(sizes[0]))}" if len(sizes) == 1 and family in ("ast", "flexi") else family
 
 
 def measure(logits: np.ndarray, target: np.ndarray, multi_label: bool) -> list[dict[str, Any]]:
     """Metric, value and interval columns of one cell."""
     found: list[dict[str, Any]] = []
+
+    def add(metric: str, value: float, interval: tuple[float, float]) -> None:
+        found.append({"metric": metric, "value": value, "ci_low": interval[0], "ci_high": interval[1]})
+
     if not multi_label:
         share = accuracy(logits, target)
-        low, high = wilson_interval(share, len(target))
-        found.append({"metric": "accuracy", "value": share, "ci_low": low, "ci_high": high})
-    found.append({"metric": "map", "value": mean_average_precision(logits, target)})
-    found.append({"metric": "d_prime", "value": d_prime(logits, target)})
+        add("accuracy", share, wilson_interval(share, len(target)))
+    add("map", mean_average_precision(logits, target), map_interval(logits, target))
+    add("d_prime", d_prime(logits, target), d_prime_interval(logits, target))
     return found
-
-
-def _timed_logits(
-    model: Classifier, clips: Clips, view: View, size: Size, device: torch.device, batch_frames: int
-) -> tuple[np.ndarray, float]:
-    """Logits (clips, c) and the median over batches of milliseconds per clip, without loading."""
-    found, times = [], []
-    with torch.inference_mode():
-        for batch in eval_batches(clips, view, batch_frames):
-            batch = batch.to(device)  # noqa: PLW2901
-            started = time.perf_counter()
-            found.append(model(batch, size).float().cpu())  # Waits for the device.
-            times.append((time.perf_counter() - started) * 1000 / len(batch))
-    return torch.cat(found).numpy(), float(np.median(times))

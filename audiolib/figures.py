@@ -1,5 +1,6 @@
 """Figures of a report, from result rows; each is a matplotlib figure that the caller saves or embeds."""
 
+import base64
 import io
 from typing import Any
 
@@ -8,67 +9,74 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from audiolib.results import AXES, along, at_patch_16, matrix, measured_axes
+from audiolib.compare import Comparison
+from audiolib.pareto import COSTS, front
+from audiolib.results import AXES, along, at_patch_16, measured_axes
 
-mpl.rcParams["svg.hashsalt"] = "audiolib"  # Equal figures get equal bytes.
-mpl.rcParams["svg.fonttype"] = "none"
 mpl.rcParams["font.size"] = 10
-COLOURS = {"pretrain": "#c2571a", "finetune": "#1a6fc2"}
 
 
-def svg(figure: Figure) -> str:
-    """A figure as SVG text to put into a page."""
-    out = io.StringIO()
-    figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :]
+def png(figure: Figure) -> str:
+    """A figure as text of base64, to put into a page."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=90, bbox_inches="tight", metadata={"Software": None})
+    return base64.b64encode(out.getvalue()).decode()
 
 
-def heat_maps(rows: pl.DataFrame, metric: str, titles: dict[str, str]) -> Figure:
-    """Patch size x clip length, one map for each stage, on one scale."""
-    figure = Figure(figsize=(5.2 * len(titles), 4.6), layout="constrained")
-    for axes, (stage, title) in zip(np.atleast_1d(figure.subplots(1, len(titles))), titles.items(), strict=True):
-        names, lengths, values = matrix(rows, stage, metric)
-        grid = np.array([[np.nan if v is None else v for v in line] for line in values], dtype=float)
-        image = axes.imshow(grid, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower")
-        axes.set(title=title, xlabel="clip length (s)", ylabel="patch size")
+def heat_maps(found: Comparison) -> Figure:
+    """Patch size x clip length at each model's own hop, on one scale."""
+    columns = min(3, len(found.labels))
+    lines = -(-len(found.labels) // columns)
+    figure = Figure(figsize=(5.2 * columns, 4.6 * lines), layout="constrained")
+    grid = np.ravel(figure.subplots(lines, columns, squeeze=False))
+    for axes in grid[len(found.labels) :]:
+        axes.set_axis_off()
+    for axes, label in zip(grid, found.labels, strict=False):
+        names, lengths, values = found.matrix(label)
+        cells = np.array([[np.nan if v is None else v for v in line] for line in values], dtype=float)
+        image = axes.imshow(cells, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower")
+        axes.set(title=label, xlabel="clip length (s)", ylabel="patch size")
         axes.set_xticks(range(len(lengths)), [f"{s:g}" for s in lengths])
         axes.set_yticks(range(len(names)), [name.removeprefix("p") for name in names])
-        for (y, x), value in np.ndenumerate(grid):
+        for (y, x), value in np.ndenumerate(cells):
             if np.isfinite(value):
                 axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", color="w" if value < 0.6 else "k")
-    figure.colorbar(image, ax=figure.axes, label=metric, fraction=0.03)
+    figure.colorbar(image, ax=figure.axes, label=found.metric, fraction=0.03)
     return figure
 
 
-def curve(
-    rows: pl.DataFrame, metric: str, column: str, label: str, titles: dict[str, str], trained: list[float]
-) -> Figure:
-    """The metric over one column, a line with its interval for each stage.
+def curve(found: Comparison, axis: str, trained: list[float]) -> Figure:
+    """The metric along `patch`, `length` or `hop`, a line with its interval for each model.
 
     Args:
-        rows: the rows of one line of the matrix.
-        metric: what to draw.
-        column: `patch_t`, `seconds` or `gmac`.
-        label: text of the horizontal axis.
-        titles: stage -> legend.
-        trained: values of `column` that the last stage was trained at, marked on the axis.
+        found: the models.
+        axis: which.
+        trained: places that the last model was trained at, marked.
     """
-    figure = Figure(figsize=(5.6, 3.9), layout="constrained")
-    axes = figure.subplots()
-    for stage, title in titles.items():
-        line = rows.filter((pl.col("stage") == stage) & (pl.col("metric") == metric)).sort(column)
-        axes.plot(line[column], line["value"], marker="o", ms=4, color=COLOURS[stage], label=title)
-        if line["ci_low"].null_count() == 0:
-            axes.fill_between(line[column], line["ci_low"], line["ci_high"], color=COLOURS[stage], alpha=0.15, lw=0)
-    for place in trained:
-        axes.axvline(place, color="#888", lw=0.5, ls=":")
-    if column == "gmac":
-        axes.set_xscale("log")
-        ticks = np.geomspace(line[column].min(), line[column].max(), 5)
-        axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
-        axes.minorticks_off()
-    axes.set(xlabel=label, ylabel=metric, ylim=(0, 1.02))
+    figure, place = Figure(figsize=(5.6, 3.9), layout="constrained"), AXES[axis][0]
+    axes, line = figure.subplots(), found.line(axis)
+    for number, label in enumerate(found.labels):
+        own = line.filter(pl.col("label") == label)
+        axes.plot(own[place], own["value"], marker="o", ms=4, color=f"C{number % 10}", label=label)
+        if own["low"].null_count() == 0:
+            axes.fill_between(own[place], own["low"], own["high"], color=f"C{number % 10}", alpha=0.15, lw=0)
+    for value in trained:
+        axes.axvline(value, color="#888", lw=0.5, ls=":")
+    axes.set(xlabel=_LABELS[axis], ylabel=found.metric, ylim=(0, 1.02))
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def pareto(found: Comparison, cost: str) -> Figure:
+    """Every cell of every model over its cost, and the front that nothing beats."""
+    figure, cells = Figure(figsize=(5.6, 3.9), layout="constrained"), found.cells()
+    axes, best = figure.subplots(), front(cells, cost)
+    axes.step(best[cost], best["value"], where="post", color="#888", ls=":", label="front")
+    for number, label in enumerate(found.labels):
+        own = cells.filter(pl.col("label") == label)
+        axes.scatter(own[cost], own["value"], s=14, color=f"C{number % 10}", alpha=0.75, label=label)
+    axes.set(xlabel=COSTS[cost], ylabel=found.metric, ylim=(0, 1.02), xscale="log")
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", frameon=False)
     return figure
@@ -79,7 +87,7 @@ def training(history: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(5.6, 3.9), layout="constrained")
     axes = figure.subplots()
     spent = 0.0
-    for stage, colour in COLOURS.items():
+    for stage, colour in (("pretrain", "C1"), ("finetune", "C0")):
         line = [row for row in history if row["stage"] == stage]
         if not line:
             continue

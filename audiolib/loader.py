@@ -172,24 +172,30 @@ def batches(epoch: Epoch, start: int = 0, processes: int = 0) -> Iterator[Batch]
     )
 
 
-def eval_batches(clips: Clips, view: View, batch_frames: int, own: range | None = None) -> Iterator[Batch]:
-    """All clips (or `own`) in order, cut at their end to the view, about `batch_frames` stored frames at a time."""
+def eval_batches(
+    clips: Clips, view: View, batch_frames: int, own: range | None = None, mels: list[np.ndarray] | None = None
+) -> Iterator[Batch]:
+    """All clips (or `own`) in order, cut at their end to the view, about `batch_frames` stored frames at a time.
+
+    `mels` are the normalised log-mel of these clips at the view's hop, where somebody has them already.
+    """
+    places = own if own is not None else range(len(clips))
     chosen: list[int] = []
     total = 0
-    for index in own if own is not None else range(len(clips)):
+
+    def batch() -> Batch:
+        found = [clips.normalised(clips.log_mel(i, view.hop)) if mels is None else mels[i - places[0]] for i in chosen]
+        return _batch([view.fit(mel) for mel in found], clips.targets(chosen), [view] * len(chosen))
+
+    for index in places:
         frames = view.frames if view.padded else min(view.frames, int(clips.frames[index]))
         if chosen and total + frames > batch_frames:
-            yield _eval_batch(clips, view, chosen)
+            yield batch()
             chosen, total = [], 0
         chosen.append(index)
         total += frames
     if chosen:
-        yield _eval_batch(clips, view, chosen)
-
-
-def _eval_batch(clips: Clips, view: View, chosen: list[int]) -> Batch:
-    mels = [view.fit(clips.normalised(clips.log_mel(index, view.hop))) for index in chosen]
-    return _batch(mels, clips.targets(chosen), [view] * len(chosen))
+        yield batch()
 
 
 def _batch(

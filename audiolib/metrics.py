@@ -11,12 +11,18 @@ def accuracy(scores: np.ndarray, target: np.ndarray) -> float:
     return float((scores.argmax(1) == target.argmax(1)).mean())
 
 
-def wilson_interval(share: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a share among `count` clips; stays within 0 and 1 also for 0 % and 100 %."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    reach = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+def clip_scores(scores: np.ndarray, target: np.ndarray, multi_label: bool) -> np.ndarray:
+    """(clips,) how well each clip was done: 1 or 0 for a right or wrong class; with several labels the mean precision
+    at the ranks of its labels (label ranking average precision), 1 for a clip without labels.
+    """
+    if not multi_label:
+        return (scores.argmax(1) == target.argmax(1)).astype(np.float64)
+    found = np.ones(len(scores))
+    for place, (row, labels) in enumerate(zip(scores, target > 0.5, strict=True)):
+        own = row[labels]
+        if 0 < len(own) < len(row):
+            found[place] = np.mean([(own >= score).sum() / (row >= score).sum() for score in own])
+    return found
 
 
 def average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:

@@ -1,163 +1,264 @@
-"""The report of one run: a self-contained page, and its figures as PNG."""
+"""The report of one run, and that of a comparison of several: what stands on the page."""
 
+import base64
+import io
+import wave
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import polars as pl
 import yaml
-from matplotlib.figure import Figure
 
-from audiolib import figures
-from audiolib.files import disk_errors, write_text
-from audiolib.results import Home, as_size, at_home, at_own_hop, home, main_metric, matrix, patch_name, read_rows
-from audiolib.shards import ShardFolder
-
-_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+from audiolib import charts, figures, page
+from audiolib.compare import Comparison, Record, compare, read_record, summaries
+from audiolib.page import Mistake, Page, Section, Table
+from audiolib.pareto import front
+from audiolib.results import as_size
+from audiolib.shards import Row, ShardFolder
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Folders that a report is made from, and the settings it shows; `stages` are the training stages in order."""
+    """Folders that the report of a run is made from."""
 
     features: Path
     evaluate: Path
-    stages: dict[str, Path]
-    settings: dict[str, Any]
 
 
-def render(sources: Sources, out: Path, classes_shown: int) -> None:
-    """Write `report.html` and the figures to `out`."""
-    rows = read_rows(sources.evaluate)
-    metric = main_metric(rows)
-    params, preset = sources.settings["params"], sources.settings["model"]
-    own = home(sources.settings)
-    titles = {stage: _title(stage, preset) for stage in sources.stages if stage in rows["stage"]}
-    drawn = _figures(sources, rows, metric, titles, own, classes_shown)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, figure in drawn.items():
-        with disk_errors(out):
-            figure.savefig(out / f"{name}.png", dpi=110, metadata={"Software": None})
-    page = jinja2.Environment(autoescape=True).from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    text = page.render(
-        title=f"{params['model']} on {params['data']}",
-        subtitle=f"{rows['n'][0]} {rows['split'][0]} clips, seed {params['seed']}, {preset['architecture']['name']}",
-        tiles=_tiles(at_own_hop(rows, own), metric, own),
-        sections=_sections(drawn, metric),
-        metric=metric,
-        cells=rows.filter(pl.col("metric") == metric)
-        .sort("stage", "patch_f", "patch_t", "seconds", "hop_ms")
-        .rows(named=True),
-        settings=yaml.safe_dump(sources.settings, sort_keys=False),
-    )
-    write_text(out / "report.html", text)
+def render(sources: Sources, out: Path, *, classes_shown: int, mistakes_shown: int) -> None:
+    """Write the report of one run: `report.html`, `report.md` and PNG files.
 
-
-def _figures(
-    sources: Sources,
-    rows: pl.DataFrame,
-    metric: str,
-    titles: dict[str, str],
-    own: Home,
-    classes_shown: int,
-) -> dict[str, Figure]:
-    over_patch, over_length, over_hop = (at_home(rows, axis, own) for axis in ("patch", "length", "hop"))
-    sizes = _trained_sizes(sources.settings["model"])
-    history = [row for folder in sources.stages.values() for row in _history(folder / "history.csv")]
+    Args:
+        sources: its results and its clips.
+        out: folder to write to.
+        classes_shown: how many classes' spectrograms.
+        mistakes_shown: how many of the worst mistakes.
+    """
+    record = read_record(sources.evaluate, "this run")
+    found = compare([record], [stage for stage in ("pretrain", "finetune") if stage in record.rows["stage"]])
     shards = ShardFolder(sources.features)
-    drawn = {
-        "matrix": figures.heat_maps(at_own_hop(rows, own), metric, titles),
-        "patch": figures.curve(over_patch, metric, "patch_t", "patch size", titles, sizes),
-        "length": figures.curve(over_length, metric, "seconds", "clip length (s)", titles, [own.seconds]),
-        "hop": figures.curve(over_hop, metric, "hop_ms", "hop (ms)", titles, _trained_hops(sources.settings)),
-        "compute": figures.curve(over_patch, metric, "gmac", "multiply-accumulates per clip (G)", titles, []),
-        "training": figures.training(history),
-        "spectrograms": figures.spectrograms(_examples(shards, classes_shown), shards.frontend["hop_ms"]),
-    }
-    predictions = pl.read_csv(sources.evaluate / "predictions.csv", infer_schema=False)
-    final = predictions.filter(pl.col("stage") == "finetune")
-    if len(final):
-        drawn["confusion"] = figures.confusions(final, shards.classes)
-    return drawn
-
-
-def _sections(drawn: dict[str, Figure], metric: str) -> list[dict[str, Any]]:
-    texts = {
-        "Patch size x clip length": (
-            f"{metric.capitalize()} in per cent. Both models see the same test clips, cut to each length; a shorter "
-            "clip is padded, or kept as it is for a model that was trained so. Patches of a size that a model does not "
-            "store come from its resized kernel, without training.",
-            ["matrix"],
-        ),
-        "One axis at a time": (
-            "Dotted lines mark what the last stage was trained at; bands are 95 % intervals. The last figure is the "
-            "training: what each epoch reached for what had been spent by then.",
-            ["patch", "length", "hop", "compute", "training"],
-        ),
-        "What is taken for what": ("The last model at its own patch size and length.", ["confusion"]),
-        "What it hears": ("The first training clip of each class, as log-mel.", ["spectrograms"]),
-    }
-    return [
-        {
-            "title": title,
-            "text": text,
-            "wide": len(names) == 1,
-            "figures": [figures.svg(drawn[name]) for name in names if name in drawn],
-        }
-        for title, (text, names) in texts.items()
-        if any(name in drawn for name in names)
+    params, preset = record.settings["params"], record.settings["model"]
+    sections = [
+        *_matrix_sections(found, _trained(record)),
+        _training([(record, "training")]),
+        *_errors(pl.read_csv(sources.evaluate / "predictions.csv"), shards, found.split, mistakes_shown),
+        _sounds(shards, classes_shown),
+        _all_cells(found),
+        _origin(found),
     ]
+    subtitle = f"{found.clips} {found.split} clips, seed {params['seed']}, {preset['architecture']['name']}"
+    page.write(Page(f"{params['model']} on {params['data']}", subtitle, _tiles(found), sections), out)
 
 
-def _tiles(rows: pl.DataFrame, metric: str, own: Home) -> list[dict[str, str]]:
+def render_comparison(found: Comparison, out: Path) -> None:
+    """Write the report of several runs: `report.html`, `report.md`, PNG files, and `cells.csv`."""
+    seeds = sorted({record.seed for record, _ in found.records})
+    histories = [
+        (record, f"{label}, seed {record.seed}") for record, own in found.records for label in list(own.values())[-1:]
+    ]
+    sections = [
+        _ranking(found),
+        _pairs(found),
+        *_matrix_sections(found, {}),
+        _training([entry for entry in histories if entry[0].history]),
+        _all_cells(found),
+        _origin(found),
+    ]
+    subtitle = f"{len(found.records)} runs, seeds {', '.join(map(str, seeds))}, {found.clips} {found.split} clips"
+    title = f"{', '.join(found.labels)} on {found.corpus}"
+    page.write(Page(title, subtitle, _tiles(found), sections), out)
+    found.cells().write_csv(out / "cells.csv", float_precision=6)
+
+
+def _tiles(found: Comparison) -> list[tuple[str, str]]:
     """The numbers to remember: at home, and over foreign patch sizes."""
     tiles = []
-    for stage in rows["stage"].unique(maintain_order=True):
-        names, lengths, values = matrix(rows, stage, metric)
-        if own.seconds not in lengths:
-            continue
-        line = [values[place][lengths.index(own.seconds)] for place in range(len(names))]
-        known = [value for value in line if value is not None]
-        name = patch_name(*own.patch)
-        if name in names and line[names.index(name)] is not None:
-            there = line[names.index(name)]
-            tiles.append({"value": f"{100 * there:.1f} %", "text": f"{stage}: {metric} at patch {own.patch[0]}"})
-        tiles.append({"value": f"{100 * float(np.mean(known)):.1f} %", "text": f"{stage}: mean over all patch sizes"})
+    for row in summaries(found):
+        tiles.append((f"{100 * row['home']:.1f} %", f"{row['label']}: {found.metric} at its own shape"))
+        tiles.append((f"{100 * row['patch_mean']:.1f} %", f"{row['label']}: mean over all patch sizes"))
     return tiles
 
 
-def _title(stage: str, preset: dict[str, Any]) -> str:
-    """What a stage's model is, in words."""
-    recipe = preset[stage]
-    if not recipe["phases"]:
-        return f"{stage}: untrained"
-    coarse = recipe["phases"][-1]["compression"]
-    sizes = recipe["patch_sizes"]
-    kind = f"patch {sizes[0]}" if len(sizes) == 1 else f"{len(sizes)} patch sizes"
-    return f"{stage}: {kind}" + (f", {coarse}x coarser time" if coarse > 1 else "")
+def _matrix_sections(found: Comparison, trained: dict[str, list[float]]) -> list[Section]:
+    heat = [charts.element(charts.heat_map(found, label), f"heat-{n}") for n, label in enumerate(found.labels)]
+    axes = [axis for axis in ("patch", "length", "hop") if _varies(found, axis)]
+    drawn = [charts.element(charts.lines(found, axis, trained.get(axis, [])), f"line-{axis}") for axis in axes]
+    return [
+        Section(
+            "Patch size x clip length",
+            f"{found.metric.capitalize()} in per cent, at the hop that each model was trained at. All models see the "
+            "same clips, cut to each length; a shorter clip is padded, or kept as it is for a model trained so. "
+            "Patches of a size that a model does not store come from its resized kernel, without training.",
+            heat,
+            {"matrix": figures.heat_maps(found)},
+        ),
+        Section(
+            "One axis at a time",
+            "Bands are the 95 % interval over clips of a single seed, or one standard deviation over several."
+            + (" Dotted lines mark what the last stage was trained at." if trained else ""),
+            drawn,
+            {axis: figures.curve(found, axis, trained.get(axis, [])) for axis in axes},
+        ),
+        Section(
+            f"{found.metric.capitalize()} and cost",
+            "Every cell of every model. The dotted front is what nothing beats: `audiolib pick` chooses from it. "
+            "Milliseconds are those of a clip in a batch on the machine of the run; memory is that of one clip alone.",
+            [charts.element(charts.pareto(found), "pareto")],
+            {"cost": figures.pareto(found, "gmac")},
+            wide=True,
+            table=_cells_table(found, front(found.cells(), "ms")),
+        ),
+    ]
 
 
-def _trained_sizes(preset: dict[str, Any]) -> list[float]:
-    return [float(as_size(size)[1]) for size in preset["finetune"]["patch_sizes"]]
+def _varies(found: Comparison, axis: str) -> bool:
+    line = found.line(axis)
+    return line.group_by("label").len()["len"].max() > 1
 
 
-def _trained_hops(settings: dict[str, Any]) -> list[float]:
-    packing = settings["model"]["finetune"].get("packing")
-    return packing["hops_ms"] if packing else [home(settings).hop_ms["finetune"]]
+def _trained(record: Record) -> dict[str, list[float]]:
+    """What the last stage was trained at, along each axis."""
+    recipe = record.settings["model"]["finetune"]
+    packing = recipe.get("packing")
+    return {
+        "patch": [float(as_size(size)[1]) for size in recipe["patch_sizes"]],
+        "length": [record.home.seconds],
+        "hop": packing["hops_ms"] if packing else [record.home.hop_ms["finetune"]],
+    }
 
 
-def _history(path: Path) -> list[dict[str, Any]]:
-    return pl.read_csv(path).rows(named=True) if path.stat().st_size else []
+def _training(records: list[tuple[Record, str]]) -> Section:
+    return Section(
+        "Accuracy over the compute of training",
+        "What each epoch reached on the validation clips for what had been spent by then; squares are epochs at a "
+        "coarse time resolution.",
+        [charts.element(charts.training(records), "training")] if records else [],
+        {"training": figures.training(records[0][0].history)} if len(records) == 1 else {},
+        wide=True,
+    )
 
 
-def _examples(shards: ShardFolder, count: int) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+def _errors(predictions: pl.DataFrame, shards: ShardFolder, split: str, count: int) -> list[Section]:
+    """What is taken for what, and the mistakes that the last model was surest of; none for several labels a clip."""
+    final = predictions.filter(pl.col("stage") == "finetune")
+    if final.is_empty():
+        return []
+    wrong = final.filter(pl.col("actual") != pl.col("predicted")).sort("p_predicted", descending=True).head(count)
+    clips = {row.id: row for row in shards.rows(split, shards.waveform) if row.id in set(wrong["id"])}
+    mistakes = [
+        Mistake(
+            said["id"],
+            said["actual"],
+            said["predicted"],
+            said["p_predicted"],
+            figures.png(figures.spectrograms({"": clips[said["id"]].log_mel}, shards.frontend["hop_ms"])),
+            _sound(clips[said["id"]], int(shards.frontend["sample_rate"])),
+        )
+        for said in wrong.rows(named=True)
+    ]
+    confusion = Section(
+        "What is taken for what",
+        "The last model at its own patch size, length and hop. Row: true class; column: what was said.",
+        [charts.element(charts.confusion(final, shards.classes), "confusion")],
+        {"confusion": figures.confusions(final, shards.classes)},
+        wide=True,
+    )
+    if not mistakes:
+        return [confusion]
+    text = f"The {len(mistakes)} mistakes that the model was surest of."
+    return [confusion, Section("The worst mistakes", text, mistakes=mistakes)]
+
+
+def _sound(row: Row, rate: int) -> str | None:
+    if row.wave is None:
+        return None
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(row.wave.astype("<i2").tobytes())
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def _sounds(shards: ShardFolder, count: int) -> Section:
+    examples: dict[str, np.ndarray] = {}
     for row in shards.rows("train"):
-        name = shards.classes[row.label[0]]
-        if name not in found:
-            found[name] = row.log_mel
-        if len(found) == len(shards.classes):
+        examples.setdefault(shards.classes[row.label[0]] if row.label else "none", row.log_mel)
+        if len(examples) == len(shards.classes):
             break
-    return dict(sorted(found.items())[:count])
+    shown = figures.spectrograms(dict(sorted(examples.items())[:count]), shards.frontend["hop_ms"])
+    text = "The first training clip of each class, as log-mel."
+    return Section("What it hears", text, figures={"spectrograms": shown}, pictures=[figures.png(shown)])
+
+
+def _cells_table(found: Comparison, cells: pl.DataFrame) -> Table:
+    columns = ["model*", "patch*", "s", "hop ms", found.metric, "low", "high", "tokens", "GMAC", "ms", "MiB"]
+    rows = [
+        [
+            row["label"],
+            f"{row['patch_f']} x {row['patch_t']}",
+            row["seconds"],
+            row["hop_ms"],
+            *(row[name] for name in ("value", "low", "high", "tokens", "gmac", "ms", "mib")),
+        ]
+        for row in cells.rows(named=True)
+    ]
+    return Table(columns, rows, ["s", "s", "g", "g", ".3f", ".3f", ".3f", ".0f", ".4f", ".2f", ".2f"])
+
+
+def _all_cells(found: Comparison) -> Section:
+    text = "Everything that was measured; costs are those of one clip. Click on a title to sort."
+    return Section("All cells", text, table=_cells_table(found, found.cells()), folded=True)
+
+
+def _ranking(found: Comparison) -> Section:
+    rows = [
+        [row["label"], row["seeds"], row["home"], row["low"], row["high"], row["patch_mean"], row["patch_worst"],
+         row["length_mean"], row["hop_mean"], row["tokens"], row["gmac"], row["ms"], row["mib"]]
+        for row in sorted(summaries(found), key=lambda row: -row["home"])
+    ]  # fmt: skip
+    columns = ["model*", "seeds", f"{found.metric} at home", "low", "high", "mean over patches", "worst patch"]
+    columns += ["mean over lengths", "mean over hops", "tokens", "GMAC", "ms", "MiB"]
+    formats = ["s", "d", *[".3f"] * 7, ".0f", ".4f", ".2f", ".2f"]
+    text = (
+        "At home is the patch size, length and hop that a model was trained at last; its costs are those of one clip."
+    )
+    return Section("Side by side", text, table=Table(columns, rows, formats))
+
+
+def _pairs(found: Comparison) -> Section:
+    places = {"at home": None, "mean over patches": "patch", "mean over lengths": "length", "mean over hops": "hop"}
+    rows: list[list[Any]] = [
+        [one, other, place, 100 * d.mean, 100 * d.low, 100 * d.high, d.p, d.test]
+        for place, axis in places.items()
+        for one, other, d in found.differences(axis)
+    ]
+    columns = ["better*", "worse*", "where*", "points", "low", "high", "p", "test*"]
+    text = (
+        "The same clips, one model against the other: how many points the first is ahead, its 95 % interval, and "
+        "how often chance alone would make such a difference. Scores are those of single clips, averaged over seeds."
+    )
+    return Section(
+        "Is the difference real?", text, table=Table(columns, rows, [*"sss", "+.1f", "+.1f", "+.1f", ".4f", "s"])
+    )
+
+
+def _origin(found: Comparison) -> Section:
+    lines = []
+    for record, _ in found.records:
+        params, made = record.settings["params"], record.origin
+        words = [f"-S {key}={params[key]}" for key in ("model", "data", "evaluate", "seed")]
+        lines += [
+            f"# {record.name}: commit {made['commit']}, {made['date']}, {made['machine']}",
+            f"git checkout {made['commit'].rstrip('+')} && dvc exp run {' '.join(words)}",
+            "",
+            yaml.safe_dump(record.settings, sort_keys=False) if len(found.records) == 1 else "",
+        ]
+    return Section(
+        "Where this comes from",
+        "Code version, machine, the command that repeats it, and all settings.",
+        code="\n".join(lines),
+    )

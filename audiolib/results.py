@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from audiolib.errors import AudiolibError
 from audiolib.files import atomic_path, write_json, write_text
+from audiolib.origin import origin
+
+if TYPE_CHECKING:
+    from audiolib.evaluate import Outcome
 
 SCHEMA = {
     "run": pl.String,
@@ -28,6 +32,26 @@ SCHEMA = {
     "n": pl.Int64,
     "gmac": pl.Float64,
     "ms": pl.Float64,
+    "tokens": pl.Float64,
+    "mib": pl.Float64,
+}
+# How well each clip was done in each cell.
+SCORES = {
+    "stage": pl.String,
+    "patch_f": pl.Int32,
+    "patch_t": pl.Int32,
+    "seconds": pl.Float64,
+    "hop_ms": pl.Float64,
+    "id": pl.String,
+    "score": pl.Float32,
+}
+PREDICTIONS = {
+    "stage": pl.String,
+    "id": pl.String,
+    "actual": pl.String,
+    "predicted": pl.String,
+    "p_actual": pl.Float64,
+    "p_predicted": pl.Float64,
 }
 
 
@@ -54,16 +78,15 @@ def read_rows(folder: Path) -> pl.DataFrame:
     return pl.read_parquet(path)
 
 
-def matrix(rows: pl.DataFrame, stage: str, metric: str) -> tuple[list[str], list[float], list[list[float | None]]]:
-    """Patch x length values of one trained model.
+def matrix(rows: pl.DataFrame) -> tuple[list[str], list[float], list[list[float | None]]]:
+    """Patch x length values of one metric of one model at one hop.
 
     Returns:
         patch names, lengths in seconds, and values[patch][length] with null where a cell is missing.
     """
-    chosen = rows.filter((pl.col("stage") == stage) & (pl.col("metric") == metric))
-    sizes = sorted(set(chosen.select("patch_f", "patch_t").rows()), key=lambda size: (size[0] * size[1], size))
-    lengths = sorted(set(chosen["seconds"]))
-    cells = {(f, t, s): value for f, t, s, value in chosen.select("patch_f", "patch_t", "seconds", "value").rows()}
+    sizes = sorted(set(rows.select("patch_f", "patch_t").rows()), key=lambda size: (size[0] * size[1], size))
+    lengths = sorted(set(rows["seconds"]))
+    cells = {(f, t, s): value for f, t, s, value in rows.select("patch_f", "patch_t", "seconds", "value").rows()}
     return [patch_name(*size) for size in sizes], lengths, [[cells.get((*size, s)) for s in lengths] for size in sizes]
 
 
@@ -164,18 +187,35 @@ def _line(rows: pl.DataFrame, axis: str, own: Home) -> list[dict[str, Any]]:
     return at_home(rows, axis, own).rows(named=True)
 
 
-def write_outcome(
-    folder: Path, rows: pl.DataFrame, predictions: list[dict[str, str]], settings: dict[str, Any]
-) -> None:
-    """All files of an evaluation: rows, predictions, a table for each curve, and the summary for `dvc metrics`."""
-    own = home(settings)
+def write_outcome(folder: Path, outcome: "Outcome", settings: dict[str, Any], histories: list[Path]) -> pl.DataFrame:
+    """All files of an evaluation: its record (`compare.RECORD`), predictions, curves, the summary for `dvc metrics`.
+
+    Args:
+        folder: where to.
+        outcome: what the sweep has found.
+        settings: params and presets of the pass.
+        histories: `history.csv` of each training stage, in order.
+    """
+    own, rows = home(settings), table(outcome.rows)
     write_rows(folder, rows)
-    columns = ("stage", "id", "actual", "predicted")
-    said = pl.DataFrame(predictions, schema=dict.fromkeys(columns, pl.String))
-    write_text(folder / "predictions.csv", said.write_csv())
+    said = pl.DataFrame(outcome.predictions, schema=PREDICTIONS)
+    write_text(folder / "predictions.csv", said.write_csv(float_precision=4))
+    scores = pl.concat(outcome.scores).select(pl.col(name).cast(kind) for name, kind in SCORES.items())
+    with atomic_path(folder / "scores.parquet") as temporary:
+        scores.write_parquet(temporary)
+    lines = [path.read_text(encoding="utf-8").splitlines(keepends=True) for path in histories]
+    write_text(folder / "history.csv", "".join(_joined(lines)))
+    write_json(folder / "run.json", {"settings": settings, "origin": origin("dvc repro")})
     for axis, columns in AXES.items():
         line = at_home(rows, axis, own).select(*columns, "stage", "value")
         write_text(
             folder / f"by_{axis}.csv", line.pivot("stage", index=columns, values="value").write_csv(float_precision=6)
         )
     write_json(folder / "metrics.json", summary(rows, own))
+    return rows
+
+
+def _joined(files: list[list[str]]) -> list[str]:
+    """Lines of CSV files with one header; a stage without training left an empty one."""
+    filled = [lines for lines in files if lines]
+    return [line for number, lines in enumerate(filled) for line in lines[min(number, 1) :]]

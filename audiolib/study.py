@@ -20,10 +20,11 @@ from audiolib.config.training import Architecture, ModelPreset, Recipe, TrainSec
 from audiolib.corpora.prepare import prepare
 from audiolib.dataset import MEMORY_MIB
 from audiolib.errors import AudiolibError, run_main
-from audiolib.evaluate import Cell, Grid, Trained, sweep
+from audiolib.evaluate import sweep
 from audiolib.evidence import append_rows, read_evidence
 from audiolib.features import extract
 from audiolib.files import digest, lock, read_json, scratch_folder, write_text
+from audiolib.grid import Cell, Grid, Trained
 from audiolib.job import Job
 from audiolib.launch import scaled
 from audiolib.progress import say

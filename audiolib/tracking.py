@@ -14,11 +14,13 @@ from typing import Any
 
 import polars as pl
 
+from audiolib.compare import RECORD, read_record
 from audiolib.config.strict import read_yaml
 from audiolib.files import digest, lock, scratch_folder, state_folder, write_json
 from audiolib.results import Home, at_home, home, main_metric, patch_name, summary
 
 EXPERIMENT = "audiolib"
+PRESETS = ("model", "data", "evaluate")
 
 
 class Run:
@@ -104,12 +106,14 @@ class Run:
         self._client().set_terminated(self.run_id)
 
 
-def log_outcome(root: Path, rows: pl.DataFrame, histories: list[Path]) -> None:
-    """Everything that an evaluation found, and the training curves that led to it."""
-    run = attach(root)
-    own = home(resolved(root))
-    run.history([row for path in histories if path.stat().st_size for row in pl.read_csv(path).rows(named=True)])
+def log_outcome(root: Path, evaluate: Path) -> None:
+    """Everything that an evaluation left in its folder: cells, curves, training, and the record itself."""
+    run, record, own = attach(root), read_record(evaluate), home(resolved(root))
+    rows = record.rows
+    run.history(record.history)
     run.matrix(rows, own)
+    for name in RECORD:
+        run.artifact(evaluate / name, "record")
     metric = main_metric(rows)
     for stage, found in summary(rows, own).items():
         values = {f"summary/{_lead(stage)}{key}": found[key] for key in (metric, "patch_mean", "patch_worst_over_best")}
@@ -171,9 +175,9 @@ def tracking_uri(root: Path) -> str:
 
 
 def resolved(root: Path) -> dict[str, Any]:
-    """params.yaml and the two presets that it selects, as plain values."""
+    """params.yaml and the presets that it selects, as plain values."""
     params = read_yaml(root / "params.yaml")
-    presets = {group: read_yaml(root / "configs" / group / f"{params[group]}.yaml") for group in ("model", "data")}
+    presets = {group: read_yaml(root / "configs" / group / f"{params[group]}.yaml") for group in PRESETS}
     return {"params": params, **presets}
 
 

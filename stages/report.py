@@ -5,16 +5,15 @@ from audiolib.config.strict import read_section
 from audiolib.errors import run_main
 from audiolib.files import fresh_folder
 from audiolib.report import Sources, render
-from audiolib.tracking import log_files, resolved
+from audiolib.tracking import log_files
 from stages import DATA, ROOT
 
 
 def main() -> None:
     section = read_section(ROOT, "report", ReportSection)
-    stages = {name: DATA / name for name in ("pretrain", "finetune")}
-    sources = Sources(DATA / "features", DATA / "evaluate", stages, resolved(ROOT))
     out = fresh_folder(DATA / "report")
-    render(sources, out, section.classes_shown)
+    shown = {"classes_shown": section.classes_shown, "mistakes_shown": section.mistakes_shown}
+    render(Sources(DATA / "features", DATA / "evaluate"), out, **shown)
     log_files(ROOT, sorted(out.iterdir()), "report")
 
 

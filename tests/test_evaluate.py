@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from audiolib.batches import pack
-from audiolib.config.evaluation import EvaluateSection
+from audiolib.config.evaluation import EvaluatePreset
 from audiolib.dataset import read_split
-from audiolib.evaluate import Trained, grid_of, run_columns, sweep, trained_name
+from audiolib.evaluate import sweep
+from audiolib.grid import Cell, Grid, Trained, grid_of, run_columns, trained_name
 from audiolib.pretrained import load
-from audiolib.report import Sources, render
 from audiolib.results import (
     Home,
     at_home,
@@ -33,7 +33,13 @@ from audiolib.train import fit
 from tests.conftest import ROOT
 from tests.recipes import job, phase, recipe
 
-SECTION = EvaluateSection(split="test", patch_sizes=[16, 24, [16, 8]], hops_ms=[10, 14, 20], batch_frames=640)
+
+def preset(**changes) -> EvaluatePreset:
+    values = {"split": "test", "cells": "matrix", "patch_sizes": [16, 24, [16, 8]], "seconds": None}
+    return EvaluatePreset(**{**values, "hops_ms": [10, 14, 20], "batch_frames": 640, **changes})
+
+
+SECTION = preset()
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +56,7 @@ def settings() -> dict:
     found["model"] = yaml.safe_load((ROOT / "configs/model/flexi.yaml").read_text())
     found["model"]["pretrain"]["phases"] = [{"compression": 2, "method": "avg_pool", "epochs": 1, "lr": 1e-3}]
     found["data"] = {"seconds": 0.64, "eval_seconds": [0.32, 0.64]}
+    found["evaluate"] = yaml.safe_load((ROOT / "configs/evaluate/matrix.yaml").read_text())
     return found
 
 
@@ -58,7 +65,7 @@ def outcome(trained, small_features):
     return measured(trained, ("pretrain", "finetune"), SECTION, [0.32, 0.64], small_features)
 
 
-def measured(trained: Path, stages: tuple[str, ...], section: EvaluateSection, seconds: list[float], features: Path):
+def measured(trained: Path, stages: tuple[str, ...], section: EvaluatePreset, seconds: list[float], features: Path):
     """What the evaluate stage does, on folders of our own."""
     entries = [Trained(trained / stage, stage, trained_name(settings()["model"], stage)) for stage in stages]
     return sweep(entries, features, grid_of(section, seconds, settings()), run_columns(settings()))
@@ -101,11 +108,10 @@ def test_predictions_are_those_behind_the_accuracy_at_home(outcome):
 
 
 def test_the_home_cell_is_measured_even_if_nobody_asks(trained, small_features, tmp_path):
-    section = EvaluateSection(split="test", patch_sizes=[(8, 16), (24, 16), (24, 16)], hops_ms=[10], batch_frames=640)
+    section = preset(patch_sizes=[(8, 16), (24, 16), (24, 16)], hops_ms=[10])
     found = measured(trained, ("finetune",), section, [0.32], small_features)
-    rows = table(found.rows)
+    rows = write_outcome(tmp_path, found, settings(), [trained / "finetune/history.csv"])
     assert rows.select("patch_f", "patch_t", "seconds").n_unique() == len(rows) / 3 == 3 * 2
-    write_outcome(tmp_path, rows, found.predictions, settings())
     assert json.loads((tmp_path / "metrics.json").read_text())["finetune"]["accuracy"] is not None
     assert len(pl.read_csv(tmp_path / "by_patch.csv")) == 3 and len(found.predictions) == 24
 
@@ -116,9 +122,9 @@ def test_names_say_what_was_trained():
 
 
 @pytest.fixture(scope="module")
-def written(outcome, tmp_path_factory) -> Path:
+def written(outcome, trained, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
-    write_outcome(folder, table(outcome.rows), outcome.predictions, settings())
+    write_outcome(folder, outcome, settings(), [trained / stage / "history.csv" for stage in ("pretrain", "finetune")])
     return folder
 
 
@@ -127,7 +133,8 @@ def test_files_of_an_evaluation_agree(written):
     assert len(pl.read_csv(written / "rows.csv")) == len(rows)
     metrics = json.loads((written / "metrics.json").read_text())
     by_patch = pl.read_csv(written / "by_patch.csv")
-    names, lengths, values = matrix(rows, "finetune", main_metric(rows))
+    final = (pl.col("stage") == "finetune") & (pl.col("metric") == main_metric(rows))
+    names, lengths, values = matrix(at_own_hop(rows, home(settings())).filter(final))
     assert names == ["p16x8", "p16", "p24"] and lengths == [0.32, 0.64]
     assert metrics["finetune"]["by_patch"]["p24"] == values[2][1]
     assert by_patch.filter(pl.col("patch_t") == 24)["finetune"][0] == pytest.approx(values[2][1], abs=1e-6)
@@ -146,6 +153,7 @@ def project(folder: Path) -> Path:
         ("params", found["params"]),
         ("configs/model/flexi", found["model"]),
         ("configs/data/synthetic", found["data"]),
+        ("configs/evaluate/matrix", found["evaluate"]),
     ):
         path = folder / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,16 +162,15 @@ def project(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_mlflow_gets_cells_curves_table_and_each_epoch_once(outcome, trained, tmp_path, monkeypatch):
+def test_mlflow_gets_cells_curves_table_and_each_epoch_once(outcome, written, tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
     monkeypatch.delenv("DVC_ROOT", raising=False)
     root = project(tmp_path)
     rows = table(outcome.rows)
     run = attach(root)
-    histories = [trained / stage / "history.csv" for stage in ("pretrain", "finetune")]
     for _ in range(2):  # A second time must add no point to the training curves.
-        log_outcome(root, rows, histories)
+        log_outcome(root, written)
     assert attach(root).run_id == run.run_id
     client = MlflowClient(tracking_uri(root))
     found = client.get_run(run.run_id).data
@@ -174,6 +181,8 @@ def test_mlflow_gets_cells_curves_table_and_each_epoch_once(outcome, trained, tm
     assert set(curve) == {8, 16, 24}
     assert len(client.get_metric_history(run.run_id, "pretrain/valid_score")) == 1
     assert [f.path for f in client.list_artifacts(run.run_id, "matrix")] == ["matrix/rows.json"]
+    kept = {Path(f.path).name for f in client.list_artifacts(run.run_id, "record")}
+    assert kept == {"rows.parquet", "scores.parquet", "run.json", "history.csv"}
     assert found.tags["model"] == "flexi" and found.params["params.seed"] == "1"
 
 
@@ -189,11 +198,58 @@ def test_processes_that_open_a_fresh_database_at_once_share_one_run(tmp_path, mo
         assert len(set(pool.map(open_fresh, [root] * 3))) == 1
 
 
-def test_the_report_is_one_page_that_needs_nothing_else(written, trained, small_features, tmp_path):
-    stages = {stage: trained / stage for stage in ("pretrain", "finetune")}
-    render(Sources(small_features, written, stages, settings()), tmp_path / "report", classes_shown=5)
-    page = (tmp_path / "report/report.html").read_text()
-    assert page.count("<svg") == 8 and "Patch size x clip length" in page and "trill_fast" in page
-    outside = [word for word in ("src=", "@import", "url(http", "<link", "<script") if word in page]
-    assert outside == []
-    assert {p.stem for p in (tmp_path / "report").glob("*.png")} >= {"matrix", "patch", "length", "hop", "confusion"}
+def test_presets_name_the_cells_they_promise():
+    own, lengths = ((16, 16), 0.64), [0.32, 0.64]
+    product = grid_of(preset(cells="product"), lengths, settings()).cells
+    assert len(product) == len(set(product)) == 3 * 2 * 4
+    axes = grid_of(preset(cells="axes"), lengths, settings()).cells
+    assert all(sum((cell.patch != own[0], cell.seconds != own[1], cell.hop_ms is not None)) <= 1 for cell in axes)
+    assert len(axes) == len(set(axes)) == 3 + 1 + 3
+    alone = grid_of(preset(cells="axes", patch_sizes=[], seconds=[], hops_ms=[]), lengths, settings()).cells
+    assert alone == [Cell(*own)]
+    for path in (ROOT / "configs/evaluate").glob("*.yaml"):
+        EvaluatePreset(**yaml.safe_load(path.read_text()))
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was(trained, small_features, tmp_path, monkeypatch):
+    entry = Trained(trained / "finetune", "finetune", "flexi")
+    grid = Grid("test", [Cell((16, 16), 0.64), Cell((24, 24), 0.32), Cell((16, 16), 0.64, 14)], 0.64)
+    monkeypatch.setattr("audiolib.evaluate.PIECE_FRAMES", 800)  # Several pieces of the 24 clips.
+    whole = sweep([entry], small_features, grid, {}, scratch=tmp_path / "a")
+    calls = []
+
+    def dies(task, *rest):
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        calls.append(task.cell)
+        return real(task, *rest)
+
+    from audiolib.evaluate import _timed_logits as real
+
+    monkeypatch.setattr("audiolib.evaluate._timed_logits", dies)
+    stop = 4
+    with pytest.raises(KeyboardInterrupt):
+        sweep([entry], small_features, grid, {}, scratch=tmp_path / "b")
+    stop = None
+    again = sweep([entry], small_features, grid, {}, scratch=tmp_path / "b")
+    assert len(calls) % 3 == 0 and len(calls) >= 6  # Each piece of each cell once.
+    assert list((tmp_path / "b/sweeps").iterdir()) == []
+    without_time = [key for key in table(whole.rows).columns if key != "ms"]
+    assert table(again.rows).select(without_time).equals(table(whole.rows).select(without_time))
+    assert pl.concat(again.scores).equals(pl.concat(whole.scores))
+
+
+def test_scores_of_clips_are_those_behind_each_cell(outcome):
+    rows, scores = table(outcome.rows), pl.concat(outcome.scores)
+    cell = ["stage", "patch_f", "patch_t", "seconds", "hop_ms"]
+    means = scores.group_by(cell).agg(pl.col("score").mean(), pl.col("id").n_unique())
+    joined = rows.filter(pl.col("metric") == "accuracy").join(means, on=cell)
+    assert len(joined) == len(means) and joined["id"].unique().to_list() == [24]
+    assert np.allclose(joined["score"], joined["value"])
+
+
+def test_tokens_grow_as_a_patch_shrinks(outcome):
+    rows = table(outcome.rows).filter((pl.col("stage") == "finetune") & (pl.col("metric") == "map"))
+    rows = rows.filter((pl.col("seconds") == 0.64) & (pl.col("hop_ms") == 10))
+    tokens = dict(rows.select("patch_t", "tokens").rows())
+    assert tokens == {8: 64, 16: 32, 24: 18} and rows["mib"].min() > 0

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.stats import binomtest, norm, permutation_test
+from sklearn.metrics import average_precision_score, label_ranking_average_precision_score, roc_auc_score
 
-from audiolib.metrics import accuracy, d_prime, mean_average_precision, wilson_interval
+from audiolib.intervals import RESAMPLES, d_prime_interval, map_interval, paired_difference, wilson_interval
+from audiolib.metrics import accuracy, clip_scores, d_prime, mean_average_precision
+from audiolib.rng import rng
 
 
 def multi_label(seed: int, decimals: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -47,3 +49,53 @@ def test_accuracy_counts_the_highest_score():
 def test_perfect_scores_give_a_finite_d_prime():
     target = np.eye(4).repeat(3, 0)
     assert 6 < d_prime(target, target) < 7
+
+
+@pytest.mark.parametrize("decimals", [16, 1])
+def test_scores_of_clips_are_scikit_learns_label_ranking(decimals):
+    scores, target = multi_label(3, decimals)
+    target[5] = 0  # Without a label.
+    found = clip_scores(scores, target, multi_label=True)
+    assert found.mean() == pytest.approx(label_ranking_average_precision_score(target, scores), abs=1e-12)
+    assert set(clip_scores(scores, target, multi_label=False)) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("metric, interval", [(mean_average_precision, map_interval), (d_prime, d_prime_interval)])
+@pytest.mark.parametrize("decimals", [16, 1])
+def test_intervals_are_those_of_a_plain_bootstrap(metric, interval, decimals):
+    """The same drawings, each clip as many times as it was drawn, by the plain metric."""
+    scores, target = multi_label(4, decimals)
+    drawn = rng(0, "intervals").multinomial(200, np.full(200, 1 / 200), RESAMPLES)
+    values = [metric(scores.repeat(counts, 0), target.repeat(counts, 0)) for counts in drawn]
+    assert interval(scores, target) == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=1e-9)
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says():
+    hits = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        relevant = random.random(150) < 0.4
+        scores = random.standard_normal(150) + relevant
+        low, high = d_prime_interval(scores[:, None], relevant[:, None].astype(float))
+        hits += low <= 1.0 <= high  # Two normals one deviation apart have a d-prime of 1.
+    assert 51 <= hits <= 60
+
+
+def test_a_difference_between_models_is_mcnemars_for_answers_of_one_seed():
+    random = np.random.default_rng(0)
+    first, second = (random.random(300) < 0.9).astype(float), (random.random(300) < 0.8).astype(float)
+    found = paired_difference(first, second)
+    only = int((first > second).sum()), int((first < second).sum())
+    assert found.p == pytest.approx(binomtest(only[0], sum(only)).pvalue) and found.test == "McNemar"
+    assert found.mean == pytest.approx(first.mean() - second.mean())
+    assert found.low < found.mean < found.high
+    assert paired_difference(first, first).p == 1.0
+
+
+def test_sign_flips_agree_with_scipys_permutation_test():
+    random = np.random.default_rng(1)
+    first, second = random.random((3, 80)), random.random((3, 80)) - 0.05
+    found = paired_difference(first, second)
+    gained = first.mean(0) - second.mean(0)
+    expected = permutation_test((gained,), np.mean, permutation_type="samples", n_resamples=4000, rng=0).pvalue
+    assert found.test == "sign flips" and found.p == pytest.approx(expected, abs=0.03)

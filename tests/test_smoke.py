@@ -37,7 +37,7 @@ def shrink(folder: Path) -> None:
     """The same pipeline with few clips, one epoch and a tiny model."""
     edit(folder / "configs/data/synthetic.yaml", lambda c: c["source"].update(clips_per_class=12))
     edit(folder / "configs/data/synthetic.yaml", lambda c: c.update(seconds=0.64, eval_seconds=[0.32, 0.64]))
-    edit(folder / "params.yaml", lambda c: c["evaluate"].update(patch_sizes=[16, 32], hops_ms=[10, 20]))
+    edit(folder / "configs/evaluate/matrix.yaml", lambda c: c.update(patch_sizes=[16, 32], hops_ms=[10, 20]))
     for preset in (folder / "configs/model").glob("*.yaml"):
 
         def tiny(content):
@@ -76,9 +76,9 @@ def test_the_pipeline_runs_and_then_reruns_only_what_a_change_touches(clone):
 
     assert ran(call(clone, "dvc", "repro")) == []
 
-    edit(clone / "params.yaml", lambda c: c["evaluate"].update(patch_sizes=[32]))
+    edit(clone / "configs/evaluate/matrix.yaml", lambda c: c.update(patch_sizes=[32]))
     assert ran(call(clone, "dvc", "repro")) == ["evaluate", "report"]
-    edit(clone / "params.yaml", lambda c: c["evaluate"].update(patch_sizes=[16, 32]))
+    edit(clone / "configs/evaluate/matrix.yaml", lambda c: c.update(patch_sizes=[16, 32]))
     assert ran(call(clone, "dvc", "repro")) == []  # Restored from the run cache.
     assert len(pl.read_parquet(clone / "data/evaluate/rows.parquet")) == 30
 

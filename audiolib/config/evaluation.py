@@ -1,19 +1,25 @@
-"""What is measured and shown: the `evaluate` and `report` sections of params.yaml."""
+"""What is measured and shown: the presets in `configs/evaluate/`, and the `report` section of params.yaml."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from audiolib.config.strict import Section
-from audiolib.config.training import PatchSizes
+from audiolib.config.training import PatchSize
 
 
-class EvaluateSection(Section):
-    """`evaluate` in params.yaml; the clip lengths of the sweep are `eval_seconds` of the data preset."""
+class EvaluatePreset(Section):
+    """One file of `configs/evaluate`.
+
+    `cells` says which combinations of the lists are measured: `product` is all, `matrix` every patch size x length and
+    a line of hops, `axes` three lines through the model's own shape, which is always there.
+    """
 
     split: Literal["valid", "test"]
-    patch_sizes: PatchSizes
-    hops_ms: Annotated[list[PositiveFloat], Field(min_length=1)]
+    cells: Literal["axes", "matrix", "product"]
+    patch_sizes: list[PatchSize]
+    seconds: list[PositiveFloat] | None
+    hops_ms: list[PositiveFloat]
     batch_frames: PositiveInt
 
 
@@ -21,3 +27,4 @@ class ReportSection(Section):
     """`report` in params.yaml."""
 
     classes_shown: Annotated[int, Field(ge=1)]
+    mistakes_shown: Annotated[int, Field(ge=0)]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from audiolib.config.corpus import DataPreset, DownloadSection, FeaturesSection
-from audiolib.config.evaluation import EvaluateSection, ReportSection
+from audiolib.config.evaluation import EvaluatePreset, ReportSection
 from audiolib.config.strict import Section, read_preset, read_yaml, validate
 from audiolib.config.training import ModelPreset, Seed, TrainSection
 from audiolib.errors import run_main
@@ -22,12 +22,12 @@ class Params(Section):
     download: DownloadSection
     features: FeaturesSection
     train: TrainSection
-    evaluate: EvaluateSection
+    evaluate: str
     report: ReportSection
 
 
 def check(root: Path) -> Params:
-    """Check params.yaml below `root`, the chosen model preset and the chosen data preset.
+    """Check params.yaml below `root`, and the presets that it names.
 
     Raises:
         AudiolibError: a file is missing or a key is unknown, absent or of the wrong type.
@@ -35,6 +35,7 @@ def check(root: Path) -> Params:
     params: Params = validate(Params, read_yaml(root / "params.yaml"), "params.yaml")
     read_preset(root, "model", ModelPreset)
     read_preset(root, "data", DataPreset)
+    read_preset(root, "evaluate", EvaluatePreset)
     return params
 
 

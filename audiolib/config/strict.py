@@ -59,7 +59,7 @@ def read_section(root: Path, name: str, kind: type[T] | Any) -> T:
 
 
 def read_preset(root: Path, group: str, kind: type[T] | Any) -> T:
-    """Read the preset that `model` or `data` in params.yaml names: `configs/<group>/<name>.yaml`."""
+    """Read the preset that `model`, `data` or `evaluate` in params.yaml names: `configs/<group>/<name>.yaml`."""
     name = read_section(root, group, str)
     return validate(kind, read_yaml(root / "configs" / group / f"{name}.yaml"), f"configs/{group}/{name}.yaml")
 

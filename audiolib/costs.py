@@ -1,0 +1,56 @@
+"""What a model costs at a shape: tokens, multiply-accumulates and memory of one clip."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from audiolib.batches import pack
+from audiolib.dataset import Clips
+from audiolib.models import Classifier
+from audiolib.views import View
+
+Size = tuple[int, int]
+
+
+def mean_cost(model: Classifier, clips: Clips, view: View, size: Size) -> tuple[float, float]:
+    """Tokens, and 10^9 multiply-accumulates: means over the clips, each as long as it is shown."""
+    frames = [view.frames if view.padded else min(view.frames, own) for own in clips.frames.tolist()]
+    shown = Counter(replace(view, frames=n).seen for n in frames)
+    tokens = sum(count * model.tokens(seen, size) for seen, count in shown.items()) / len(clips)
+    return tokens, sum(count * model.macs(seen, size) for seen, count in shown.items()) / len(clips) / 1e9
+
+
+def clip_memory(model: Classifier, frames: int, stretch: float, size: Size, device: torch.device) -> float:
+    """MiB of tensors that classifying one clip of `frames` frames takes at its peak, beside the weights."""
+    batch = pack([torch.zeros(frames, model.config.mel_bins)], stretch=[stretch]).to(device)
+    with torch.inference_mode():
+        model(batch, size)  # Resized kernels and positions are made, and workspaces taken, once.
+        return peak_memory(lambda: model(batch, size), device)
+
+
+def peak_memory(run: Callable[[], object], device: torch.device) -> float:
+    """MiB of tensors by which a run raises what its device's allocator holds; exact, so the same in every run.
+
+    Memory that a library takes past torch's allocator does not count.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # Else it reports on a machine without a GPU that there is none.
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiled:
+        kept = run()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    del kept  # The result belongs to the peak.
+    return most / 2**20
