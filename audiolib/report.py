@@ -108,7 +108,7 @@ def _matrix_sections(found: Comparison, trained: dict[str, list[float]]) -> list
             [charts.element(charts.pareto(found), "pareto")],
             {"cost": figures.pareto(found, "gmac")},
             wide=True,
-            table=_cells_table(found, front(found.cells(), "ms")),
+            table=cells_table(found, front(found.cells(), "ms")),
         ),
     ]
 
@@ -194,7 +194,8 @@ def _sounds(shards: ShardFolder, count: int) -> Section:
     return Section("What it hears", text, figures={"spectrograms": shown}, pictures=[figures.png(shown)])
 
 
-def _cells_table(found: Comparison, cells: pl.DataFrame) -> Table:
+def cells_table(found: Comparison, cells: pl.DataFrame) -> Table:
+    """Cells with their intervals and costs."""
     columns = ["model*", "patch*", "s", "hop ms", found.metric, "low", "high", "tokens", "GMAC", "ms", "MiB"]
     rows = [
         [
@@ -211,22 +212,24 @@ def _cells_table(found: Comparison, cells: pl.DataFrame) -> Table:
 
 def _all_cells(found: Comparison) -> Section:
     text = "Everything that was measured; costs are those of one clip. Click on a title to sort."
-    return Section("All cells", text, table=_cells_table(found, found.cells()), folded=True)
+    return Section("All cells", text, table=cells_table(found, found.cells()), folded=True)
+
+
+def ranking(found: Comparison) -> Table:
+    """One row a model, the best first: at home, along the axes, and its cost at home."""
+    columns = ["model*", "seeds", f"{found.metric} at home", "low", "high", "mean over patches", "worst patch"]
+    columns += ["mean over lengths", "mean over hops", "tokens", "GMAC", "ms", "MiB"]
+    names = ["label", "seeds", "home", "low", "high", "patch_mean", "patch_worst", "length_mean", "hop_mean"]
+    names += ["tokens", "gmac", "ms", "mib"]
+    rows = [[row[name] for name in names] for row in sorted(summaries(found), key=lambda row: -row["home"])]
+    return Table(columns, rows, ["s", "d", *[".3f"] * 7, ".0f", ".4f", ".2f", ".2f"])
 
 
 def _ranking(found: Comparison) -> Section:
-    rows = [
-        [row["label"], row["seeds"], row["home"], row["low"], row["high"], row["patch_mean"], row["patch_worst"],
-         row["length_mean"], row["hop_mean"], row["tokens"], row["gmac"], row["ms"], row["mib"]]
-        for row in sorted(summaries(found), key=lambda row: -row["home"])
-    ]  # fmt: skip
-    columns = ["model*", "seeds", f"{found.metric} at home", "low", "high", "mean over patches", "worst patch"]
-    columns += ["mean over lengths", "mean over hops", "tokens", "GMAC", "ms", "MiB"]
-    formats = ["s", "d", *[".3f"] * 7, ".0f", ".4f", ".2f", ".2f"]
     text = (
         "At home is the patch size, length and hop that a model was trained at last; its costs are those of one clip."
     )
-    return Section("Side by side", text, table=Table(columns, rows, formats))
+    return Section("Side by side", text, table=ranking(found))
 
 
 def _pairs(found: Comparison) -> Section:

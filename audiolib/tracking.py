@@ -16,6 +16,7 @@ import polars as pl
 
 from audiolib.compare import RECORD, read_record
 from audiolib.config.strict import read_yaml
+from audiolib.errors import AudiolibError
 from audiolib.files import digest, lock, scratch_folder, state_folder, write_json
 from audiolib.results import Home, at_home, home, main_metric, patch_name, summary
 
@@ -118,6 +119,51 @@ def log_outcome(root: Path, evaluate: Path) -> None:
     for stage, found in summary(rows, own).items():
         values = {f"summary/{_lead(stage)}{key}": found[key] for key in (metric, "patch_mean", "patch_worst_over_best")}
         run.summary({key: value for key, value in values.items() if value is not None})
+
+
+def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str, Path]]:
+    """Evaluations kept in MLflow: what to call each, and a folder with its files.
+
+    Args:
+        root: the repository.
+        names: DVC experiments or MLflow run ids; none = the newest run of each model, settings and seed.
+        corpus: only runs on it; null = they must all be on one.
+
+    Raises:
+        AudiolibError: a name is unknown, or the runs are on several corpora and none was chosen.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    uri = tracking_uri(root)
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    every = [] if experiment is None else client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
+    runs = {}
+    for run in every:
+        tags = run.data.tags
+        if not any(file.path == "record" for file in client.list_artifacts(run.info.run_id)):
+            continue
+        if names and not {run.info.run_id, tags.get("dvc.exp")} & set(names):
+            continue
+        if corpus in (None, tags["dataset"]):
+            runs.setdefault(run.info.run_id if names else tags["fingerprint"], run)
+    known = {name for run in runs.values() for name in (run.info.run_id, run.data.tags.get("dvc.exp"))}
+    if missing := sorted(set(names) - known):
+        raise AudiolibError(f"no recorded run is called {missing[0]}; `dvc exp show` lists experiments")
+    corpora = sorted({run.data.tags["dataset"] for run in runs.values()})
+    if len(corpora) > 1:
+        raise AudiolibError(f"there are runs on {', '.join(corpora)}; choose one with --data")
+    found = []
+    for run in reversed(runs.values()):
+        folder = scratch_folder(root) / "recorded" / run.info.run_id
+        if not (folder / "record" / RECORD[-1]).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            download_artifacts(run_id=run.info.run_id, artifact_path="record", dst_path=str(folder), tracking_uri=uri)
+        name = run.data.tags.get("dvc.exp") or run.info.run_name
+        found.append((f"{name} ({run.info.run_id[:8]})", folder / "record"))
+    return found
 
 
 def log_files(root: Path, paths: list[Path], folder: str) -> None:

@@ -13,6 +13,7 @@ import yaml
 from audiolib.batches import pack
 from audiolib.config.evaluation import EvaluatePreset
 from audiolib.dataset import read_split
+from audiolib.errors import AudiolibError
 from audiolib.evaluate import sweep
 from audiolib.grid import Cell, Grid, Trained, grid_of, run_columns, trained_name
 from audiolib.pretrained import load
@@ -28,7 +29,7 @@ from audiolib.results import (
     table,
     write_outcome,
 )
-from audiolib.tracking import attach, log_outcome, tracking_uri
+from audiolib.tracking import attach, log_outcome, recorded, tracking_uri
 from audiolib.train import fit
 from tests.conftest import ROOT
 from tests.recipes import job, phase, recipe
@@ -183,6 +184,11 @@ def test_mlflow_gets_cells_curves_table_and_each_epoch_once(outcome, written, tm
     assert [f.path for f in client.list_artifacts(run.run_id, "matrix")] == ["matrix/rows.json"]
     kept = {Path(f.path).name for f in client.list_artifacts(run.run_id, "record")}
     assert kept == {"rows.parquet", "scores.parquet", "run.json", "history.csv"}
+    ((name, folder),) = recorded(root, [], None)
+    assert name.startswith("flexi synthetic seed 1") and read_rows(folder).equals(rows)
+    assert recorded(root, [run.run_id], "synthetic") == [(name, folder)]
+    with pytest.raises(AudiolibError, match="no recorded run is called nosuch"):
+        recorded(root, ["nosuch"], None)
     assert found.tags["model"] == "flexi" and found.params["params.seed"] == "1"
 
 

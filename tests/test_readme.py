@@ -46,6 +46,8 @@ def test_the_commands_are_those_that_are_tried():
         "dvc exp run -S data=fsdd -S seed=2",
         "dvc metrics diff",
         "dvc exp show",
+        "audiolib compare --data synthetic",
+        "audiolib pick --data synthetic --max-gmac 0.05",
         "python -m audiolib.study elastic --corpus fsdd --seed 1",
         "python -m audiolib.study_tables elastic",
         "python -m audiolib.bench packing",

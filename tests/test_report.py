@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import yaml
 
-from audiolib.compare import Record, compare, summaries
+from audiolib.compare import Record, compare, read_record, summaries
 from audiolib.errors import AudiolibError
 from audiolib.evaluate import Outcome
 from audiolib.files import write_text
@@ -112,6 +112,21 @@ def test_pick_keeps_to_its_limits(found):
         pick(cells, max_ms=0.1)
     with pytest.raises(AudiolibError, match=r"reaches 1.1; the best is"):
         pick(cells, min_score=1.1)
+
+
+def kept(run: Record, folder: Path) -> Path:
+    """A record as the evaluate stage leaves it."""
+    write_outcome(folder, Outcome(run.rows.rows(named=True), [], [run.scores]), run.settings, [])
+    return folder
+
+
+def test_records_come_back_from_their_folders(tmp_path):
+    run = record("ast", 1, 0.7)
+    back = read_record(kept(run, tmp_path / "a"))
+    assert back.rows.equals(run.rows) and back.scores.equals(run.scores) and back.settings == run.settings
+    (tmp_path / "a/run.json").unlink()
+    with pytest.raises(AudiolibError, match="a is not a record of an evaluation"):
+        read_record(tmp_path / "a")
 
 
 def outside(page: str) -> list[str]:

@@ -1,0 +1,48 @@
+"""Choose a subcommand: `audiolib COMMAND`, or `python -m audiolib.cli COMMAND`."""
+
+import argparse
+import importlib
+import os
+import sys
+
+from audiolib import __version__
+from audiolib.errors import run_main
+
+# Subcommand: where it is, and what it does in a line.
+COMMANDS = {
+    "compare": ("compare", "put recorded runs side by side: tables, significance, a report"),
+    "pick": ("compare", "name the model, patch size and hop to use within limits of cost or accuracy"),
+}
+
+
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the whole command line; only the chosen subcommand's file is read."""
+    top = argparse.ArgumentParser(prog="audiolib", description="Flexible audio spectrogram classifiers.")
+    top.add_argument("--version", action="version", version=f"audiolib {__version__}")
+    each = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, text) in COMMANDS.items():
+        own = each.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if name == command:
+            run = getattr(importlib.import_module(f"audiolib.cli.{module}"), f"{name}_command")
+            own.set_defaults(run=run(own))
+    return top
+
+
+def main() -> None:
+    """Run the subcommand that the command line names; a broken pipe (`audiolib ... | head`) is no error."""
+    command = next((word for word in sys.argv[1:] if word in COMMANDS), None)
+    asked = parser(command).parse_args()
+
+    def run() -> None:
+        try:
+            asked.run(asked)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+
+    run_main(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The command line as a shell user meets it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from audiolib.cli.__main__ import COMMANDS
+from tests.conftest import ROOT
+from tests.test_report import kept, record
+
+
+def audiolib(*words: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`audiolib WORDS`, run for real."""
+    command = [sys.executable, "-m", "audiolib.cli", *map(str, words)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_help_needs_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['audiolib', '--help']\n"
+        "from audiolib.cli.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'polars', 'numpy', 'mlflow', 'plotly'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.strip() == "[]" and all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    done = audiolib(command, "--help")
+    assert done.returncode == 0 and command in done.stdout and done.stderr == ""
+
+
+def test_an_unknown_command_is_a_usage_error():
+    done = audiolib("nosuch")
+    assert done.returncode == 2 and "invalid choice" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("records")
+    runs = [record("ast", 1, 0.7), record("ast", 2, 0.7), record("elastic", 1, 0.95)]
+    return [kept(run, folder / str(number)) for number, run in enumerate(runs)]
+
+
+def test_compare_prints_a_table_and_leaves_a_page(records, tmp_path):
+    done = audiolib("compare", *records, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert (
+        lines[0].startswith("| model |") and lines[2].startswith("| elastic |") and lines[3].startswith("| ast | 2 |")
+    )
+    assert (tmp_path / "out/report.html").exists() and str(tmp_path / "out/report.html") in done.stderr
+
+
+def test_pick_names_the_cell_within_the_limits(records):
+    done = audiolib("pick", *records, "--max-ms", 3, "--top", 2)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 4
+    assert "use elastic with patch 16 x 16" in done.stderr
+    refused = audiolib("pick", *records, "--max-ms", 0.01)
+    assert refused.returncode == 1 and refused.stdout == ""
+    assert refused.stderr.splitlines() == ["error: nothing that was measured is that cheap; the least is 0.625 ms"]
+    assert "say what is wanted" in audiolib("pick", *records).stderr
+
+
+def test_a_folder_that_is_no_record_is_one_line(tmp_path):
+    done = audiolib("compare", tmp_path)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "rows.parquet is missing" in done.stderr
+
+
+def test_a_closed_pipe_is_no_error(records):
+    command = f"{sys.executable} -m audiolib.cli pick {' '.join(map(str, records))} --max-ms 3 | true"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and "Broken pipe" not in done.stderr
