@@ -18,18 +18,25 @@ Reading order, from a wav file to a result matrix
     train.py    the loop                     launch.py    one process or many
     evaluate.py patch x length x hop sweep   results.py   tidy rows
     tracking.py rows -> MLflow               report.py    rows -> report.html
+    inference.py  a trained model for sound files
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from audiolib.inference import Listener
     from audiolib.models import create_model, list_models
     from audiolib.pretrained import load
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "list_models", "load"]
-_HOMES = {"create_model": "audiolib.models", "list_models": "audiolib.models", "load": "audiolib.pretrained"}
+__all__ = ["Listener", "create_model", "list_models", "load"]
+_HOMES = {
+    "Listener": "audiolib.inference",
+    "create_model": "audiolib.models",
+    "list_models": "audiolib.models",
+    "load": "audiolib.pretrained",
+}
 
 
 def __getattr__(name: str) -> Any:

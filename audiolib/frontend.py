@@ -77,6 +77,24 @@ def decode(path: Path, rate: int, start: float | None = None, end: float | None 
     return mono if source_rate == rate or not mono.size else soxr.resample(mono, source_rate, rate)
 
 
+def duration(path: Path) -> float:
+    """Seconds that a sound file lasts by its header.
+
+    Raises:
+        BadClip: no readable sound file.
+    """
+    import soundfile
+
+    try:
+        if path.stat().st_size == 0:
+            raise BadClip("the file is empty (0 bytes)")
+        return float(soundfile.info(path).duration)
+    except FileNotFoundError as error:
+        raise BadClip("the file does not exist") from error
+    except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, OverflowError, ZeroDivisionError) as error:
+        raise BadClip(f"not readable as audio ({' '.join(str(error).split())})") from error
+
+
 def _cut_short(path: Path) -> bool:
     """Whether a wav's header promises more bytes than there are; libsndfile reads such a file without a word."""
     with path.open("rb") as handle:

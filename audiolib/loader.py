@@ -121,7 +121,7 @@ class Epoch(Dataset):
         own = shares[self.rank * self.parts + part]
         mels, targets, draws = zip(*(self._changed(index, view) for index, view in own), strict=True)
         weight = len(own) * len(shares) / sum(map(len, shares))
-        return _batch(list(mels), np.stack(targets), [view for _, view in own], draws, weight)
+        return shown(list(mels), np.stack(targets), [view for _, view in own], draws, weight)
 
     def _changed(self, index: int, view: View) -> tuple[np.ndarray, np.ndarray, int]:
         """One clip as this epoch sees it: cut, mixed, normalised, masked, shifted, made noisy; its target; its draw."""
@@ -185,7 +185,7 @@ def eval_batches(
 
     def batch() -> Batch:
         found = [clips.normalised(clips.log_mel(i, view.hop)) if mels is None else mels[i - places[0]] for i in chosen]
-        return _batch([view.fit(mel) for mel in found], clips.targets(chosen), [view] * len(chosen))
+        return shown([view.fit(mel) for mel in found], clips.targets(chosen), [view] * len(chosen))
 
     for index in places:
         frames = view.frames if view.padded else min(view.frames, int(clips.frames[index]))
@@ -198,14 +198,16 @@ def eval_batches(
         yield batch()
 
 
-def _batch(
+def shown(
     mels: list[np.ndarray],
-    targets: np.ndarray,
+    targets: np.ndarray | None,
     views: list[View],
     draws: tuple[int, ...] = (),
     weight: float = 1.0,
 ) -> Batch:
-    shown = [
+    """Clips of (t, f) fetched frames as a batch: pooled as their views want it, laid end to end."""
+    seen = [
         pooled(torch.from_numpy(mel)[None], view.pool, view.pooling)[0] for mel, view in zip(mels, views, strict=True)
     ]
-    return pack(shown, torch.from_numpy(targets), [view.stretch for view in views], draws, weight)
+    target = None if targets is None else torch.from_numpy(targets)
+    return pack(seen, target, [view.stretch for view in views], draws, weight)

@@ -1,20 +1,28 @@
 """The command line as a shell user meets it."""
 
+import io
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from audiolib.cli.__main__ import COMMANDS
+from audiolib.cli.__main__ import COMMANDS, main
 from tests.conftest import ROOT
 from tests.test_report import kept, record
 
 
-def audiolib(*words: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`audiolib WORDS`, run for real."""
-    command = [sys.executable, "-m", "audiolib.cli", *map(str, words)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+def audiolib(*words: object) -> subprocess.CompletedProcess[str]:
+    """`audiolib WORDS` in this process, which has everything imported already."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", ["audiolib", *map(str, words)]):
+        try:
+            main()
+        except SystemExit as left:
+            status = int(left.code or 0)
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
 
 def test_help_needs_nothing_heavy():

@@ -10,6 +10,11 @@ from audiolib.errors import run_main
 
 # Subcommand: where it is, and what it does in a line.
 COMMANDS = {
+    "predict": ("listen", "name the classes of sound files, whole or in windows"),
+    "embed": ("listen", "turn sound files into vectors, one JSON object a line"),
+    "info": ("inspect", "tell what a trained model is and wants"),
+    "doctor": ("inspect", "tell what this machine can do, and check the kernels on it"),
+    "verify": ("inspect", "check the hashes of models, features and checkpoints"),
     "compare": ("compare", "put recorded runs side by side: tables, significance, a report"),
     "pick": ("compare", "name the model, patch size and hop to use within limits of cost or accuracy"),
 }

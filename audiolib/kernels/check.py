@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from audiolib.errors import AudiolibError
+
 Operator = Callable[..., Tensor]
 FORWARD_FACTOR = 2.0
 GRADIENT_FACTOR = 3.0
@@ -42,3 +44,12 @@ def failures(fast: Operator, naive: Operator, tensors: Mapping[str, Tensor], **o
         if not error <= allowed:
             problems.append(f"{name}: error {error:.3g}, allowed {allowed:.3g}")
     return problems
+
+
+def tried(fast: Operator, naive: Operator, tensors: Mapping[str, Tensor], **options: object) -> str:
+    """`right`, `wrong: ...`, or `not here: ...` with the reason, for an implementation on this machine."""
+    try:
+        problems = failures(fast, naive, tensors, **options)
+    except (AudiolibError, RuntimeError, ImportError, ValueError, NotImplementedError) as error:
+        return f"not here: {' '.join(str(error).split())[:200]}"
+    return f"wrong: {'; '.join(problems)}" if problems else "right"

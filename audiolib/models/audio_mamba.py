@@ -93,16 +93,8 @@ class AudioMamba(Classifier):
             block.mixer.impl = scan
         return f"scan {scan}"
 
-    def forward(self, batch: Batch, patch: Size | None = None) -> Tensor:
-        """Classify a pack of clips.
-
-        Args:
-            batch: clips end to end, each of any length.
-            patch: (mel bands, frames) of a patch; null = the stored kernel's size.
-
-        Returns:
-            (m, c) logits.
-        """
+    def embeddings(self, batch: Batch, patch: Size | None = None) -> Tensor:
+        """(m, d): what the head sees of each clip, see `Classifier.forward`."""
         config, patch = self.config, patch or self.config.patch
         # Patches and positions
         x, lengths = self.embed(batch.mel, batch.lengths, batch.stretch, patch)
@@ -119,11 +111,11 @@ class AudioMamba(Classifier):
         for block in self.blocks:
             x = block(x, lengths)
         x = self.norm(x)
-        # Pool and head
+        # Pool
         if not len(places):
-            return self.head(segment_mean(x, lengths))
+            return segment_mean(x, lengths)
         first = np.cumsum([0, *lengths[:-1]])
-        return self.head(x[_on((first + places).T, x)].mean(1))
+        return x[_on((first + places).T, x)].mean(1)
 
     def macs(self, frames: int, patch: Size | None = None) -> int:
         """Multiply-accumulates of one clip's forward pass: matrices, convolutions, scans, patch projection.

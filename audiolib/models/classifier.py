@@ -31,6 +31,8 @@ class ClassifierConfig(Protocol):
 class Classifier(nn.Module):
     """Base of the models: `model(batch, patch)` gives (m, c) logits."""
 
+    head: nn.Linear
+
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
@@ -47,7 +49,19 @@ class Classifier(nn.Module):
         )
 
     def forward(self, batch: Batch, patch: Size | None = None) -> Tensor:
-        """Classify a pack of clips; patch: (mel bands, frames), null = the stored kernel's size."""
+        """Classify a pack of clips.
+
+        Args:
+            batch: clips end to end, each of any length.
+            patch: (mel bands, frames) of a patch; null = the stored kernel's size.
+
+        Returns:
+            (m, c) logits.
+        """
+        return self.head(self.embeddings(batch, patch))
+
+    def embeddings(self, batch: Batch, patch: Size | None = None) -> Tensor:
+        """(m, d): what the head sees of each clip."""
         raise NotImplementedError
 
     def init_weights(self, generator: torch.Generator) -> None:

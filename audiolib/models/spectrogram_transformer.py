@@ -105,16 +105,8 @@ class SpectrogramTransformer(Classifier):
             block.attention.impl = attention
         return f"attention {attention}"
 
-    def forward(self, batch: Batch, patch: Size | None = None) -> Tensor:
-        """Classify a pack of clips.
-
-        Args:
-            batch: clips end to end, each of any length.
-            patch: (mel bands, frames) of a patch; null = the stored kernel's size.
-
-        Returns:
-            (m, c) logits.
-        """
+    def embeddings(self, batch: Batch, patch: Size | None = None) -> Tensor:
+        """(m, d): what the head sees of each clip, see `Classifier.forward`."""
         config = self.config
         # Patches and positions
         x, lengths = self.embed(batch.mel, batch.lengths, batch.stretch, patch or config.patch)
@@ -128,12 +120,12 @@ class SpectrogramTransformer(Classifier):
         for block in self.blocks:
             x = block(x, lengths)
         x = self.norm(x)
-        # Pool and head
+        # Pool
         if config.pool == "prefix":
             pooled = take_prefix(x, config.prefix_tokens, lengths).mean(1)
         else:
             pooled = self.pool(x, lengths) if config.pool == "attention" else segment_mean(x, lengths)
-        return self.head(self.head_norm(pooled))
+        return self.head_norm(pooled)
 
     def macs(self, frames: int, patch: Size | None = None) -> int:
         """Multiply-accumulates of one clip's forward pass: matrices, attention and patch projection (papers.md 1.6)."""

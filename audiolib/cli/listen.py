@@ -1,0 +1,199 @@
+"""`audiolib predict` and `audiolib embed`: sound files in, classes or vectors out."""
+
+import argparse
+import atexit
+import csv
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audiolib.errors import AudiolibError
+from audiolib.progress import say, track
+
+if TYPE_CHECKING:
+    from audiolib.inference import Heard, Listener
+
+Run = Callable[[argparse.Namespace], None]
+SUFFIXES = {".wav", ".flac", ".ogg", ".mp3"}
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sounds", nargs="+", metavar="FILE|FOLDER|-", help="sound files, folders of them, or - for stdin"
+    )
+    parser.add_argument("--model", required=True, type=Path, metavar="DIR", help="a trained model's folder")
+    parser.add_argument("--patch", type=_size, metavar="N|FxT", help="patch size, square or bands x frames")
+    parser.add_argument("--hop-ms", type=float, metavar="MS", help="time resolution")
+    parser.add_argument("--window", type=float, metavar="S", help="seconds that are looked at together")
+    parser.add_argument("--stride", type=float, metavar="S", help="seconds between windows; default: no overlap")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--parquet", type=Path, metavar="OUT", help="write a Parquet file instead of printing")
+
+
+def predict_command(parser: argparse.ArgumentParser) -> Run:
+    """`audiolib predict FILE... --model DIR`."""
+    _common(parser)
+    parser.add_argument("--top-k", type=int, default=3, metavar="N", help="classes to name (%(default)s)")
+    parser.add_argument(
+        "--budget-ms", type=float, metavar="MS",
+        help="take the patch and hop that did best within so many milliseconds a clip where the model was evaluated",
+    )  # fmt: skip
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object a line")
+    form.add_argument("--csv", action="store_true", help="one line a class")
+
+    def run(asked: argparse.Namespace) -> None:
+        patch, hop = asked.patch, asked.hop_ms
+        if asked.budget_ms is not None:
+            if patch is not None or hop is not None:
+                raise AudiolibError("--budget-ms chooses the patch and the hop; leave --patch and --hop-ms out")
+            patch, hop = _within(asked.model, asked.budget_ms)
+        listener = _listener(asked, patch, hop)
+        count = max(1, min(asked.top_k, len(listener.classes)))
+        bad, windows = _hear(asked, listener, embed=False)
+        from audiolib.inference import top
+
+        rows = (_row(asked, heard, top(heard.values, listener.classes, count)) for heard in windows)
+        if asked.parquet is not None:
+            _write_parquet(asked.parquet, list(_each_class(rows)))
+        elif asked.csv:
+            _write_csv(_each_class(rows))
+        else:
+            for row in rows:
+                print(json.dumps(row, ensure_ascii=False) if asked.json else _line(asked, row), flush=True)
+        _finish(bad)
+
+    return run
+
+
+def embed_command(parser: argparse.ArgumentParser) -> Run:
+    """`audiolib embed FILE... --model DIR`."""
+    _common(parser)
+
+    def run(asked: argparse.Namespace) -> None:
+        bad, windows = _hear(asked, _listener(asked, asked.patch, asked.hop_ms), embed=True)
+        rows = ({**_times(asked, heard), "embedding": heard.values.tolist()} for heard in windows)
+        if asked.parquet is not None:
+            _write_parquet(asked.parquet, list(rows))
+        else:
+            for row in rows:
+                print(json.dumps(row, ensure_ascii=False), flush=True)
+        _finish(bad)
+
+    return run
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.split("x")
+    if len(parts) > 2 or not all(part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no patch size; write 12, or 16x8 for 16 bands x 8 frames")
+    return int(parts[0]), int(parts[-1])
+
+
+def _listener(asked: argparse.Namespace, patch: tuple[int, int] | None, hop: float | None) -> "Listener":
+    from audiolib.inference import Listener
+
+    return Listener(asked.model, patch=patch, hop_ms=hop, device=asked.device)
+
+
+def _within(model: Path, budget: float) -> tuple[tuple[int, int], float]:
+    """The patch and hop of the best cell within a budget, from the results beside a model or in its folder."""
+    import polars as pl
+
+    from audiolib.pareto import pick
+    from audiolib.results import main_metric, read_rows
+
+    places = [model, model.resolve().parent / "evaluate"]
+    folder = next((place for place in places if (place / "rows.parquet").exists()), None)
+    if folder is None:
+        raise AudiolibError(f"--budget-ms needs results: neither {places[0]} nor {places[1]} has rows.parquet")
+    rows = read_rows(folder)
+    stage = model.resolve().name if model.resolve().name in rows["stage"] else "finetune"
+    chosen = pick(rows.filter((pl.col("metric") == main_metric(rows)) & (pl.col("stage") == stage)), max_ms=budget)
+    best = chosen.row(0, named=True)
+    shape = f"patch {best['patch_f']} x {best['patch_t']}, hop {best['hop_ms']:g} ms"
+    say(f"{shape}: {best['value']:.3f} in {best['ms']:.2f} ms where it was evaluated")
+    return (best["patch_f"], best["patch_t"]), best["hop_ms"]
+
+
+def _hear(
+    asked: argparse.Namespace, listener: "Listener", *, embed: bool
+) -> tuple[list[tuple[str, str]], Iterator["Heard"]]:
+    """A list that fills with bad files, and what is heard: windows if any were asked for, else whole files."""
+    from audiolib.inference import whole_files
+
+    bad: list[tuple[str, str]] = []
+    paths = _files(asked.sounds)
+    windows = listener.listen(
+        track(paths, "listening", total=len(paths), unit="file"),
+        window=asked.window,
+        stride=asked.stride,
+        embed=embed,
+        bad=lambda path, reason: bad.append((path, reason)),
+    )
+    whole = asked.window is None and asked.stride is None
+    return bad, whole_files(windows) if whole else windows
+
+
+def _files(sounds: list[str]) -> list[Path]:
+    found: list[Path] = []
+    for name in sounds:
+        path = Path(name)
+        if name == "-":
+            with tempfile.NamedTemporaryFile(prefix="stdin-", delete=False) as file:
+                file.write(sys.stdin.buffer.read())
+            atexit.register(Path(file.name).unlink, missing_ok=True)
+            found.append(Path(file.name))
+        elif path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise AudiolibError(f"{path} has no sound files ({', '.join(sorted(SUFFIXES))})")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+def _times(asked: argparse.Namespace, heard: "Heard") -> dict[str, Any]:
+    name = "-" if "-" in asked.sounds and Path(heard.path).name.startswith("stdin-") else heard.path
+    return {"file": name, "start": round(heard.start, 3), "end": round(heard.end, 3)}
+
+
+def _row(asked: argparse.Namespace, heard: "Heard", best: list[tuple[str, float]]) -> dict[str, Any]:
+    return {**_times(asked, heard), "classes": [{"class": name, "probability": round(p, 6)} for name, p in best]}
+
+
+def _each_class(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        for rank, entry in enumerate(row["classes"], start=1):
+            yield {"file": row["file"], "start": row["start"], "end": row["end"], "rank": rank, **entry}
+
+
+def _line(asked: argparse.Namespace, row: dict[str, Any]) -> str:
+    when = f"\t{row['start']:.2f}-{row['end']:.2f}" if asked.window is not None or asked.stride is not None else ""
+    return f"{row['file']}{when}\t" + "\t".join(f"{e['class']} {e['probability']:.3f}" for e in row["classes"])
+
+
+def _write_csv(rows: Iterable[dict[str, Any]]) -> None:
+    out = csv.DictWriter(sys.stdout, ["file", "start", "end", "rank", "class", "probability"], lineterminator="\n")
+    out.writeheader()
+    out.writerows(rows)
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import polars as pl
+
+    from audiolib.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        pl.DataFrame(rows).write_parquet(temporary)
+
+
+def _finish(bad: list[tuple[str, str]]) -> None:
+    for path, reason in bad:
+        print(f"error: {path}: {reason}", file=sys.stderr)
+    if bad:
+        sys.exit(1)
