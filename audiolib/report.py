@@ -15,7 +15,7 @@ from audiolib import charts, figures, page
 from audiolib.compare import Comparison, Record, compare, read_record, summaries
 from audiolib.page import Mistake, Page, Section, Table
 from audiolib.pareto import front
-from audiolib.results import as_size
+from audiolib.results import PREDICTIONS, as_size
 from audiolib.shards import Row, ShardFolder
 
 
@@ -43,7 +43,9 @@ def render(sources: Sources, out: Path, *, classes_shown: int, mistakes_shown: i
     sections = [
         *_matrix_sections(found, _trained(record)),
         _training([(record, "training")]),
-        *_errors(pl.read_csv(sources.evaluate / "predictions.csv"), shards, found.split, mistakes_shown),
+        *_errors(
+            pl.read_csv(sources.evaluate / "predictions.csv", schema=PREDICTIONS), shards, found.split, mistakes_shown
+        ),
         _sounds(shards, classes_shown),
         _all_cells(found),
         _origin(found),

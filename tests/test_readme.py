@@ -91,14 +91,9 @@ def test_make_repro_then_every_other_command(installed, tmp_path):
     mirror.mkdir()
     archive = fsdd(mirror / "free-spoken-digit-dataset.tar.gz")
     trusted = subprocess.check_output(["sha256sum", archive], text=True).split()[0]
+    paths = {"/path/to/clips": clips, "folder/of/sounds": clips, "recording.wav": clips / "low/0.mp3"}
     for command in COMMANDS[3:]:
-        for name, path in (
-            ("/path/to/clips", clips),
-            ("folder/of/sounds", clips),
-            ("recording.wav", clips / "low/0.mp3"),
-        ):
-            command = command.replace(name, str(path))
-        words = shlex.split(command)
+        words = shlex.split(re.sub("|".join(paths), lambda found: str(paths[found[0]]), command))
         if "data=fsdd" in words:
             words += ["-S", f"download.sha256={trusted}"]
         if "audiolib.study" in words:
