@@ -3,13 +3,14 @@
 import argparse
 from pathlib import Path
 
-from audiolib.bench import features, flexible, length, loading, packing, scale, scan, scan_gpu, storage
+from audiolib.bench import coarse, features, flexible, length, loading, packing, scale, scan, scan_gpu, storage
 from audiolib.bench.kept import keep
 from audiolib.bench.timing import Result
 from audiolib.errors import run_main
 from audiolib.predict import pick_device
 
 BENCHMARKS = {
+    "coarse": coarse.measure,
     "features": features.measure,
     "flexible": flexible.measure,
     "packing": packing.measure,

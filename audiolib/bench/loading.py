@@ -40,31 +40,28 @@ def measure(device: torch.device, rounds: int) -> list[Result]:
         torch.set_num_threads(threads)
 
 
-def _clips() -> Clips:
-    """Noise of the lengths of FSDD: the work does not depend on what is heard."""
-    random, settings = np.random.default_rng(0), Frontend(**FRONTEND)
-    waves = [
-        (random.standard_normal(400 + 160 * (frames - 1)) * 3000).astype(np.int16)
-        for frames in lengths_like("fsdd", CLIPS)
-    ]
+def clips_of(lengths: list[int]) -> Clips:
+    """Noise of so many frames each: the work does not depend on what is heard."""
+    random, settings, count = np.random.default_rng(0), Frontend(**FRONTEND), len(lengths)
+    waves = [(random.standard_normal(400 + 160 * (frames - 1)) * 3000).astype(np.int16) for frames in lengths]
     mel = [log_mel(wave.astype(np.float32) / 32767, settings).astype(np.float16) for wave in waves]
     return Clips(
         frames=np.array([len(one) for one in mel]),
-        labels=np.arange(CLIPS) % 10,
-        label_ends=np.arange(CLIPS + 1),
-        names=[f"clip{n}" for n in range(CLIPS)],
-        keys=np.arange(CLIPS),
+        labels=np.arange(count) % 10,
+        label_ends=np.arange(count + 1),
+        names=[f"clip{n}" for n in range(count)],
+        keys=np.arange(count),
         classes=10,
         mean=-5.0,
         std=4.0,
         frontend=FRONTEND,
         held=InMemory(mel, waves),
-        groups=np.array([0, CLIPS]),
+        groups=np.array([0, count]),
     )
 
 
 def _rates(rounds: int) -> list[Result]:
-    clips, model = _clips(), create_model("elastic_nano", 10, frames=226)
+    clips, model = clips_of(lengths_like("fsdd", CLIPS)), create_model("elastic_nano", 10, frames=226)
     phase = Phase(compression=1, method="none", epochs=1, lr=1e-3)
     found: list[Result] = []
     for name, hops in HOPS.items():
