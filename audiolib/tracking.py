@@ -16,11 +16,11 @@ import polars as pl
 
 from audiolib.compare import RECORD, read_record
 from audiolib.config.strict import read_yaml
-from audiolib.errors import AudiolibError
-from audiolib.files import digest, lock, scratch_folder, state_folder, write_json
+from audiolib.files import digest, lock, scratch_folder, sha256_file, state_folder, write_json
+from audiolib.progress import say
+from audiolib.registry import EXPERIMENT, register, tracking_uri
 from audiolib.results import Home, at_home, home, main_metric, patch_name, summary
 
-EXPERIMENT = "audiolib"
 PRESETS = ("model", "data", "evaluate")
 
 
@@ -35,32 +35,48 @@ class Run:
 
         return MlflowClient(self.uri)
 
+    def stage(self, name: str) -> str:
+        """The id of the nested run of a training stage; made on the first call."""
+        client = self._client()
+        parent = client.get_run(self.run_id)
+        own = f"tags.`mlflow.parentRunId` = '{self.run_id}' and tags.stage = '{name}'"
+        if found := client.search_runs([parent.info.experiment_id], own):
+            return found[0].info.run_id
+        kept = {key: parent.data.tags[key] for key in ("model", "dataset", "seed")}
+        tags = {**kept, "mlflow.parentRunId": self.run_id, "stage": name}
+        made = client.create_run(parent.info.experiment_id, tags=tags, run_name=f"{parent.info.run_name}, {name}")
+        return made.info.run_id
+
     def epoch(self, row: dict[str, Any]) -> None:
-        """One epoch of a training stage, once, as curves over epochs, and the score over what it has cost so far."""
+        """One epoch of a training stage, once: curves over epochs in the stage's nested run, under names that are the
+        same for all stages and models, and in the pass itself the score over what it has cost so far.
+        """
         from mlflow.entities import Metric
 
         now, stage = int(time.time() * 1000), row["stage"]
-        if row["epoch"] in self.steps(f"{stage}/valid_score"):
+        nested = self.stage(stage)
+        if row["epoch"] in self.steps("valid_score", nested):
             return  # A run that was killed does the epoch after its last checkpoint again.
         names = {
-            f"{stage}/train_loss": row["train_loss"],
-            f"{stage}/valid_score": row["valid_score"],
-            f"{stage}/lr": row["lr"],
-            f"{stage}/compute/gmac_cum": row["gmac_cum"],
-            f"{stage}/packing/efficiency": row["efficiency"],
+            "train_loss": row["train_loss"],
+            "valid_score": row["valid_score"],
+            "lr": row["lr"],
+            "compute/gmac_cum": row["gmac_cum"],
+            "packing/efficiency": row["efficiency"],
         }
         points = [Metric(name, float(value), now, row["epoch"]) for name, value in names.items()]
-        points.append(Metric(f"curve/{stage}_valid_vs_gmac", row["valid_score"], now, round(row["gmac_cum"])))
-        self._client().log_batch(self.run_id, metrics=points)
+        self._client().log_batch(nested, metrics=points)
+        curve = Metric(f"curve/{stage}_valid_vs_gmac", row["valid_score"], now, round(row["gmac_cum"]))
+        self._client().log_batch(self.run_id, metrics=[curve])
 
     def history(self, rows: list[dict[str, Any]]) -> None:
         """The epochs that this run does not have yet: DVC restores a stage from its cache without running it."""
         for row in rows:
             self.epoch(row)
 
-    def steps(self, metric: str) -> list[int]:
-        """The steps of all points of a metric, as they were logged."""
-        return [point.step for point in self._client().get_metric_history(self.run_id, metric)]
+    def steps(self, metric: str, run_id: str | None = None) -> list[int]:
+        """The steps of all points of a metric of the pass or of a nested run, as they were logged."""
+        return [point.step for point in self._client().get_metric_history(run_id or self.run_id, metric)]
 
     def matrix(self, rows: pl.DataFrame, own: Home) -> None:
         """A result matrix: a metric for each cell at home, curves over patch, length, hop and cost, and a table.
@@ -102,13 +118,30 @@ class Run:
         """A file, kept with the run."""
         self._client().log_artifact(self.run_id, str(path), folder)
 
+    def dataset(self, index: Path, name: str, split: str) -> None:
+        """Name the clips that were measured, by the digest of all their shards."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"features": index.name})
+        entry = Dataset(name, sha256_file(index)[:16], "local", source)
+        self._client().log_inputs(self.run_id, [DatasetInput(entry, [InputTag("mlflow.data.context", split)])])
+
     def finish(self) -> None:
-        """Mark the pass as complete."""
+        """Mark the pass and its stages as complete."""
+        for stage in ("pretrain", "finetune"):
+            self._client().set_terminated(self.stage(stage))
         self._client().set_terminated(self.run_id)
 
 
-def log_outcome(root: Path, evaluate: Path) -> None:
-    """Everything that an evaluation left in its folder: cells, curves, training, and the record itself."""
+def log_outcome(root: Path, evaluate: Path, features: Path, model: Path) -> None:
+    """Everything that an evaluation left: cells, curves, training, the record itself, and the model that it is about.
+
+    Args:
+        root: the repository.
+        evaluate: the evaluation's folder.
+        features: the clips that were measured.
+        model: the fine-tuned model; it is registered.
+    """
     run, record, own = attach(root), read_record(evaluate), home(resolved(root))
     rows = record.rows
     run.history(record.history)
@@ -119,51 +152,8 @@ def log_outcome(root: Path, evaluate: Path) -> None:
     for stage, found in summary(rows, own).items():
         values = {f"summary/{_lead(stage)}{key}": found[key] for key in (metric, "patch_mean", "patch_worst_over_best")}
         run.summary({key: value for key, value in values.items() if value is not None})
-
-
-def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str, Path]]:
-    """Evaluations kept in MLflow: what to call each, and a folder with its files.
-
-    Args:
-        root: the repository.
-        names: DVC experiments or MLflow run ids; none = the newest run of each model, settings and seed.
-        corpus: only runs on it; null = they must all be on one.
-
-    Raises:
-        AudiolibError: a name is unknown, or the runs are on several corpora and none was chosen.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    uri = tracking_uri(root)
-    from mlflow import MlflowClient
-    from mlflow.artifacts import download_artifacts
-
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    every = [] if experiment is None else client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
-    runs = {}
-    for run in every:
-        tags = run.data.tags
-        if not any(file.path == "record" for file in client.list_artifacts(run.info.run_id)):
-            continue
-        if names and not {run.info.run_id, tags.get("dvc.exp")} & set(names):
-            continue
-        if corpus in (None, tags["dataset"]):
-            runs.setdefault(run.info.run_id if names else tags["fingerprint"], run)
-    known = {name for run in runs.values() for name in (run.info.run_id, run.data.tags.get("dvc.exp"))}
-    if missing := sorted(set(names) - known):
-        raise AudiolibError(f"no recorded run is called {missing[0]}; `dvc exp show` lists experiments")
-    corpora = sorted({run.data.tags["dataset"] for run in runs.values()})
-    if len(corpora) > 1:
-        raise AudiolibError(f"there are runs on {', '.join(corpora)}; choose one with --data")
-    found = []
-    for run in reversed(runs.values()):
-        folder = scratch_folder(root) / "recorded" / run.info.run_id
-        if not (folder / "record" / RECORD[-1]).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            download_artifacts(run_id=run.info.run_id, artifact_path="record", dst_path=str(folder), tracking_uri=uri)
-        name = run.data.tags.get("dvc.exp") or run.info.run_name
-        found.append((f"{name} ({run.info.run_id[:8]})", folder / "record"))
-    return found
+    run.dataset(features / "index.json", rows["corpus"][0], rows["split"][0])
+    register(run.uri, run.run_id, model, f"audiolib-{rows['corpus'][0]}")
 
 
 def log_files(root: Path, paths: list[Path], folder: str) -> None:
@@ -213,11 +203,6 @@ def separate_run(folder: Path) -> Run:
     client = MlflowClient(uri)
     experiment = client.create_experiment(EXPERIMENT, artifact_location=folder.as_uri())
     return Run(uri, client.create_run(experiment).info.run_id)
-
-
-def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, else an SQLite file at the repository's root: never a path relative to some folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_folder(root) / 'mlflow.db'}"
 
 
 def resolved(root: Path) -> dict[str, Any]:
@@ -275,6 +260,12 @@ def serve(root: Path) -> None:
     """Open the MLflow UI on the recorded runs; what `make ui` does."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     uri = tracking_uri(root)
+    from mlflow import MlflowClient
+
+    if experiment := MlflowClient(uri).get_experiment_by_name(EXPERIMENT):
+        port = sys.argv[sys.argv.index("--port") + 1] if "--port" in sys.argv else "5000"
+        page = f"http://127.0.0.1:{port}/#/experiments/{experiment.experiment_id}/runs?compareRunsMode=CHART"
+        say(f"models side by side: {page}")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, *sys.argv[1:]]
     os.execv(sys.executable, command)
 

@@ -21,7 +21,7 @@ def main() -> None:
     outcome = sweep(trained, DATA / "features", grid, run_columns(settings))
     histories = [DATA / stage / "history.csv" for stage in stages]
     write_outcome(fresh_folder(DATA / "evaluate"), outcome, settings, histories)
-    log_outcome(ROOT, DATA / "evaluate")
+    log_outcome(ROOT, DATA / "evaluate", DATA / "features", DATA / "finetune")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from audiolib.dataset import read_split
 from audiolib.errors import AudiolibError
 from audiolib.evaluate import sweep
 from audiolib.grid import Cell, Grid, Trained, grid_of, run_columns, trained_name
+from audiolib.inference import Listener, top, whole_files
 from audiolib.pretrained import load
+from audiolib.registry import recorded, tracking_uri
 from audiolib.results import (
     Home,
     at_home,
@@ -29,7 +31,7 @@ from audiolib.results import (
     table,
     write_outcome,
 )
-from audiolib.tracking import attach, log_outcome, recorded, tracking_uri
+from audiolib.tracking import attach, log_outcome
 from audiolib.train import fit
 from tests.conftest import ROOT
 from tests.recipes import job, phase, recipe
@@ -163,7 +165,11 @@ def project(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_mlflow_gets_cells_curves_table_and_each_epoch_once(outcome, written, tmp_path, monkeypatch):
+def test_mlflow_gets_cells_curves_table_and_each_epoch_once(
+    outcome, written, trained, small_features, small_download, tmp_path, monkeypatch
+):
+    import mlflow
+    import pandas as pd
     from mlflow import MlflowClient
 
     monkeypatch.delenv("DVC_ROOT", raising=False)
@@ -171,7 +177,7 @@ def test_mlflow_gets_cells_curves_table_and_each_epoch_once(outcome, written, tm
     rows = table(outcome.rows)
     run = attach(root)
     for _ in range(2):  # A second time must add no point to the training curves.
-        log_outcome(root, written)
+        log_outcome(root, written, small_features, trained / "finetune")
     assert attach(root).run_id == run.run_id
     client = MlflowClient(tracking_uri(root))
     found = client.get_run(run.run_id).data
@@ -180,7 +186,20 @@ def test_mlflow_gets_cells_curves_table_and_each_epoch_once(outcome, written, tm
     assert found.metrics["pretrain_accuracy/p24"] == pytest.approx(home_rows["pretrain"]["by_patch"]["p24"])
     curve = {p.step: p.value for p in client.get_metric_history(run.run_id, "curve/accuracy_vs_patch")}
     assert set(curve) == {8, 16, 24}
-    assert len(client.get_metric_history(run.run_id, "pretrain/valid_score")) == 1
+    for stage in ("pretrain", "finetune"):
+        nested = client.get_run(run.stage(stage))
+        assert nested.data.tags["mlflow.parentRunId"] == run.run_id and nested.data.metrics["compute/gmac_cum"] > 0
+        assert len(client.get_metric_history(nested.info.run_id, "valid_score")) == 1
+    (entry,) = client.get_run(run.run_id).inputs.dataset_inputs
+    assert entry.dataset.name == "synthetic" and entry.tags[0].value == "test"
+    mlflow.set_tracking_uri(run.uri)
+    (version,) = client.search_model_versions("name='audiolib-synthetic'")
+    loaded = mlflow.pyfunc.load_model(f"models:/audiolib-synthetic/{version.version}")
+    paths = sorted(str(path) for path in small_download.rglob("*.wav"))[:3]
+    said = loaded.predict(pd.DataFrame({"path": paths}))
+    listener = Listener(trained / "finetune")
+    direct = [top(h.values, listener.classes, 1)[0][0] for h in whole_files(listener.listen(paths))]
+    assert said[said["rank"] == 1]["class"].tolist() == direct and len(said) == 36
     assert [f.path for f in client.list_artifacts(run.run_id, "matrix")] == ["matrix/rows.json"]
     kept = {Path(f.path).name for f in client.list_artifacts(run.run_id, "record")}
     assert kept == {"rows.parquet", "scores.parquet", "run.json", "history.csv"}

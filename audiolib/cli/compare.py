@@ -73,7 +73,7 @@ def pick_command(parser: argparse.ArgumentParser) -> Run:
 
 def _comparison(asked: argparse.Namespace) -> "Comparison":
     from audiolib.compare import compare, read_record
-    from audiolib.tracking import recorded
+    from audiolib.registry import recorded
 
     root = Path.cwd()
     folders = [Path(run) for run in asked.runs if Path(run).is_dir()]

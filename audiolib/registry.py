@@ -1,0 +1,85 @@
+"""What MLflow keeps beyond numbers: records of evaluations, and models that anyone can load from it."""
+
+import os
+from pathlib import Path
+
+from audiolib.compare import RECORD
+from audiolib.errors import AudiolibError
+from audiolib.files import scratch_folder, sha256_file, state_folder
+
+EXPERIMENT = "audiolib"
+_WRAPPER = Path(__file__).with_name("mlflow_model.py")
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI, else an SQLite file at the repository's root: never a path relative to some folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_folder(root) / 'mlflow.db'}"
+
+
+def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str, Path]]:
+    """Evaluations kept in MLflow: what to call each, and a folder with its files.
+
+    Args:
+        root: the repository.
+        names: DVC experiments or MLflow run ids; none = the newest run of each model, settings and seed.
+        corpus: only runs on it; null = they must all be on one.
+
+    Raises:
+        AudiolibError: a name is unknown, or the runs are on several corpora and none was chosen.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    uri = tracking_uri(root)
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    every = [] if experiment is None else client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
+    runs = {}
+    for run in every:
+        tags = run.data.tags
+        if "stage" in tags or not any(file.path == "record" for file in client.list_artifacts(run.info.run_id)):
+            continue
+        if names and not {run.info.run_id, tags.get("dvc.exp")} & set(names):
+            continue
+        if corpus in (None, tags["dataset"]):
+            runs.setdefault(run.info.run_id if names else tags["fingerprint"], run)
+    known = {name for run in runs.values() for name in (run.info.run_id, run.data.tags.get("dvc.exp"))}
+    if missing := sorted(set(names) - known):
+        raise AudiolibError(f"no recorded run is called {missing[0]}; `dvc exp show` lists experiments")
+    corpora = sorted({run.data.tags["dataset"] for run in runs.values()})
+    if len(corpora) > 1:
+        raise AudiolibError(f"there are runs on {', '.join(corpora)}; choose one with --data")
+    found = []
+    for run in reversed(runs.values()):
+        folder = scratch_folder(root) / "recorded" / run.info.run_id
+        if not (folder / "record" / RECORD[-1]).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            download_artifacts(run_id=run.info.run_id, artifact_path="record", dst_path=str(folder), tracking_uri=uri)
+        name = run.data.tags.get("dvc.exp") or run.info.run_name
+        found.append((f"{name} ({run.info.run_id[:8]})", folder / "record"))
+    return found
+
+
+def register(uri: str, run_id: str, model: Path, name: str) -> None:
+    """Keep a model folder with its run and register it, once: `mlflow.pyfunc.load_model("models:/<name>/<version>")`.
+
+    What is loaded takes paths of sound files and returns a table (`mlflow_model.py`).
+    """
+    import mlflow
+
+    client, weights = mlflow.MlflowClient(uri), sha256_file(model / "config.json")
+    if client.get_run(run_id).data.tags.get("model.sha256") == weights:
+        return
+    mlflow.set_tracking_uri(uri)
+    with mlflow.start_run(run_id=run_id):
+        mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(_WRAPPER),
+            artifacts={"model": str(model)},
+            pip_requirements=["audiolib"],
+            registered_model_name=name,
+            step=-1,  # MLflow logs the metrics of this step a second time and then refuses them; no metric has it.
+        )
+    client.update_run(run_id, "RUNNING")  # Its report is still to come.
+    client.set_tag(run_id, "model.sha256", weights)
