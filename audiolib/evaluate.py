@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from audiolib.batches import pack
 from audiolib.costs import clip_memory, mean_cost
 from audiolib.dataset import Clips, read_split
 from audiolib.files import atomic_path, code_digest, digest, scratch_folder, sha256_file
@@ -158,10 +159,10 @@ def _timed_logits(
     """Logits (clips, c) and each batch's milliseconds per clip, without loading."""
     found, times = [], []
     with torch.inference_mode():
+        one = pack([torch.zeros(task.view.seen, mels[0].shape[1])], stretch=[task.view.stretch])
+        task.model(one.to(device), task.size)  # Resized kernels and positions are made once, and not timed.
         for batch in eval_batches(clips, task.view, batch_frames, piece, mels):
             batch = batch.to(device)  # noqa: PLW2901
-            if not found:
-                task.model(batch, task.size)  # Resized kernels and positions are made once, and not timed.
             started = time.perf_counter()
             found.append(task.model(batch, task.size).float().cpu())  # Waits for the device.
             times.append((time.perf_counter() - started) * 1000 / len(batch))
