@@ -21,8 +21,14 @@ LABELS = {"patch": "patch size (frames)", "length": "clip length (s)", "hop": "h
 LIBRARY = get_plotlyjs
 
 
-def element(figure: go.Figure, name: str) -> str:
-    """A chart as an element and the script that draws it; the page needs `LIBRARY()` once before."""
+def element(figure: go.Figure, name: str, choices: dict[str, list[dict[str, Any]]] | None = None) -> str:
+    """A chart as an element and the script that draws it; the page needs `LIBRARY()` once before.
+
+    Args:
+        figure: the chart.
+        name: of the element, once a page.
+        choices: buttons, and what each changes: updates of the traces and of the layout.
+    """
     figure.update_layout(
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -34,9 +40,21 @@ def element(figure: go.Figure, name: str) -> str:
     )
     drawn = json.loads(figure.to_json())
     drawn["layout"].pop("template", None)
-    # A closing tag inside a name must not end the script.
-    data, layout = (json.dumps(drawn[key]).replace("</", "<\\/") for key in ("data", "layout"))
-    return f'<div class="chart" id="{name}"></div><script>draw("{name}", {data}, {layout});</script>'
+    data, layout, changes = (
+        _script(value) for value in (drawn["data"], drawn["layout"], list((choices or {}).values()))
+    )
+    buttons = "".join(
+        f"<button onclick=\"choose('{name}', {number})\">{label}</button>" for number, label in enumerate(choices or {})
+    )
+    return (
+        f'<div class="chart">{buttons}<div id="{name}"></div></div>'
+        f'<script>draw("{name}", {data}, {layout}, {changes});</script>'
+    )
+
+
+def _script(value: Any) -> str:
+    """A value inside a script: a closing tag in a name must not end it."""
+    return json.dumps(value).replace("</", "<\\/")
 
 
 def _colour(found: Comparison, label: str) -> str:
@@ -110,8 +128,8 @@ def heat_map(found: Comparison, label: str) -> go.Figure:
     return figure.update_layout(title={"text": label, "font": {"size": 14}}, **axes)
 
 
-def pareto(found: Comparison) -> go.Figure:
-    """Every cell of every model over its cost, and the front that nothing beats; buttons choose the cost."""
+def pareto(found: Comparison) -> tuple[go.Figure, dict[str, list[dict[str, Any]]]]:
+    """Every cell of every model over its cost, and the front that nothing beats; with the choices of a cost."""
     figure, cells = go.Figure(), found.cells()
     shown = [cost for cost in COSTS if cells[cost].null_count() == 0]
     for number, cost in enumerate(shown):
@@ -139,30 +157,17 @@ def pareto(found: Comparison) -> go.Figure:
                 "%{customdata[2]:g} s, hop %{customdata[3]:g} ms<br>%{customdata[4]:.2f} ms, %{customdata[5]:.2f} MiB, "
                 "%{customdata[6]:.0f} tokens<extra></extra>",
             )
+    axis = {"title": COSTS[shown[0]], "type": "log"}
+    figure.update_layout(xaxis=axis, yaxis=_share_axis(found.metric), height=460)
     each = 1 + len(found.labels)
-    buttons = [
-        {
-            "label": cost,
-            "method": "update",
-            "args": [
-                {"visible": [place // each == number for place in range(each * len(shown))]},
-                {"xaxis.title.text": COSTS[cost]},
-            ],
-        }
+    choices = {
+        cost: [
+            {"visible": [place // each == number for place in range(each * len(shown))]},
+            {"xaxis.title.text": COSTS[cost], "xaxis.autorange": True},
+        ]
         for number, cost in enumerate(shown)
-    ]
-    menu = {
-        "type": "buttons",
-        "direction": "right",
-        "buttons": buttons,
-        "x": 1,
-        "xanchor": "right",
-        "y": 0.02,
-        "yanchor": "bottom",
     }
-    return figure.update_layout(
-        updatemenus=[menu], xaxis={"title": COSTS[shown[0]], "type": "log"}, yaxis=_share_axis(found.metric), height=460
-    )
+    return figure, choices
 
 
 def training(records: list[tuple[Record, str]]) -> go.Figure:

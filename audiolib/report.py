@@ -85,6 +85,7 @@ def _tiles(found: Comparison) -> list[tuple[str, str]]:
 
 def _matrix_sections(found: Comparison, trained: dict[str, list[float]]) -> list[Section]:
     heat = [charts.element(charts.heat_map(found, label), f"heat-{n}") for n, label in enumerate(found.labels)]
+    scatter, choices = charts.pareto(found)
     axes = [axis for axis in ("patch", "length", "hop") if _varies(found, axis)]
     drawn = [charts.element(charts.lines(found, axis, trained.get(axis, [])), f"line-{axis}") for axis in axes]
     return [
@@ -107,7 +108,7 @@ def _matrix_sections(found: Comparison, trained: dict[str, list[float]]) -> list
             f"{found.metric.capitalize()} and cost",
             "Every cell of every model. The dotted front is what nothing beats: `audiolib pick` chooses from it. "
             "Milliseconds are those of a clip in a batch on the machine of the run; memory is that of one clip alone.",
-            [charts.element(charts.pareto(found), "pareto")],
+            [charts.element(scatter, "pareto", choices)],
             {"cost": figures.pareto(found, "gmac")},
             wide=True,
             table=cells_table(found, front(found.cells(), "ms")),

@@ -15,6 +15,10 @@ COMMANDS = {
     "info": ("inspect", "tell what a trained model is and wants"),
     "doctor": ("inspect", "tell what this machine can do, and check the kernels on it"),
     "verify": ("inspect", "check the hashes of models, features and checkpoints"),
+    "convert": (
+        "convert",
+        "turn AST weights of Hugging Face or of its authors into a model folder, or ours into theirs",
+    ),
     "compare": ("compare", "put recorded runs side by side: tables, significance, a report"),
     "pick": ("compare", "name the model, patch size and hop to use within limits of cost or accuracy"),
 }

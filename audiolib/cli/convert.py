@@ -1,0 +1,133 @@
+"""`audiolib convert`: AST of Hugging Face or of its authors into a model folder, ours into Hugging Face's."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audiolib.errors import AudiolibError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from audiolib.models.spectrogram_transformer import TransformerConfig
+
+Run = Callable[[argparse.Namespace], None]
+
+
+def convert_command(parser: argparse.ArgumentParser) -> Run:
+    """`audiolib convert SOURCE OUT [--labels FILE]`."""
+    parser.add_argument(
+        "source", type=Path, help="a Hugging Face AST folder, an AST .pth file, or a model folder of ours"
+    )
+    parser.add_argument("out", type=Path, help="folder to write: ours, or Hugging Face's for one of ours")
+    parser.add_argument("--labels", type=Path, help="class names, one a line, where the weights do not say")
+    parser.add_argument("--stride", type=int, default=10, help="step between patches of a .pth file (%(default)s)")
+    parser.add_argument("--mean", type=float, default=-4.2677393, help="of the log-mel of its training (AudioSet's)")
+    parser.add_argument("--std", type=float, default=4.5689974, help="of the log-mel of its training (AudioSet's)")
+    parser.add_argument("--multi-label", action="store_true", help="a clip may have several classes, as in AudioSet")
+
+    def run(asked: argparse.Namespace) -> None:
+        if asked.out.exists() and any(asked.out.iterdir()):
+            raise AudiolibError(f"{asked.out} is not empty; name a new folder")
+        if asked.source.is_dir() and "format" in _json(asked.source / "config.json"):
+            _to_hugging_face(asked.source, asked.out)
+        else:
+            _from_others(asked)
+        print(f"{asked.source} -> {asked.out}")
+
+    return run
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AudiolibError(f"cannot read {path}: {error}") from error
+    return found
+
+
+def _to_hugging_face(source: Path, out: Path) -> None:
+    from safetensors.torch import save_file
+
+    from audiolib.convert import to_hugging_face_ast
+    from audiolib.files import atomic_path, write_json
+    from audiolib.models.spectrogram_transformer import SpectrogramTransformer
+    from audiolib.pretrained import load, load_card
+
+    model, card = load(source), load_card(source)
+    if not isinstance(model, SpectrogramTransformer):
+        raise AudiolibError(f"{source} is no transformer; Hugging Face's AST cannot hold it")
+    values, state = to_hugging_face_ast(model, card.classes)
+    extractor = {
+        "feature_extractor_type": "ASTFeatureExtractor",
+        "do_normalize": True,
+        "max_length": card.frames,
+        "mean": card.frontend["mean"],
+        "std": card.frontend["std"],
+        "num_mel_bins": card.frontend["mel_bins"],
+        "sampling_rate": card.frontend["sample_rate"],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out / "model.safetensors") as temporary:
+        save_file(state, temporary, {"format": "pt"})
+    write_json(out / "preprocessor_config.json", extractor)
+    write_json(out / "config.json", values)
+
+
+def _from_others(asked: argparse.Namespace) -> None:
+    from audiolib.models.spectrogram_transformer import SpectrogramTransformer
+    from audiolib.pretrained import Card, save_pretrained
+
+    config, state, classes, extractor = _read(asked)
+    model = SpectrogramTransformer(config)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise AudiolibError(f"{asked.source} does not fit: {' '.join(str(error).split())}") from error
+    if asked.labels is not None:
+        classes = asked.labels.read_text(encoding="utf-8").split("\n")
+        classes = classes[:-1] if classes[-1] == "" else classes
+    if len(classes) != config.num_classes:
+        raise AudiolibError(f"{len(classes)} class names for {config.num_classes} classes")
+    frontend = {
+        "sample_rate": extractor.get("sampling_rate", 16000),
+        "mel_bins": config.mel_bins,
+        "window_ms": 25.0,
+        "hop_ms": 10.0,
+        "mean": extractor.get("mean", asked.mean),
+        "std": extractor.get("std", asked.std),
+    }
+    card = Card(classes, asked.multi_label, frontend, config.patch, config.frames, 1, "none")
+    save_pretrained(model, card, asked.out)
+
+
+def _read(
+    asked: argparse.Namespace,
+) -> tuple["TransformerConfig", dict[str, "Tensor"], list[str], dict[str, Any]]:
+    """Config, weights, class names and settings of the extractor."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from audiolib.convert import from_hugging_face_ast, from_published_ast
+
+    try:
+        if asked.source.is_dir():
+            values = _json(asked.source / "config.json")
+            state = load_file(asked.source / "model.safetensors")
+            names = values.get("id2label", {})
+            classes = [names[key] for key in sorted(names, key=int)]
+            settings = asked.source / "preprocessor_config.json"
+            extractor = _json(settings) if settings.exists() else {}
+            return *from_hugging_face_ast(state, values), classes, extractor
+        state = torch.load(asked.source, map_location="cpu", weights_only=True)  # Tensors alone: no code is run.
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise AudiolibError(f"cannot read weights from {asked.source}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # The unpickler's own class, which only pickle exports.
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise AudiolibError(f"{asked.source} holds more than tensors, which is not read") from error
+    config, converted = from_published_ast(state, asked.stride)
+    return config, converted, [str(number) for number in range(config.num_classes)], {}

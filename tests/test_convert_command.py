@@ -1,0 +1,117 @@
+"""`audiolib convert` on weights that the other libraries made, and sound through both sides."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from timm import create_model as create_vit
+from transformers import ASTFeatureExtractor, ASTForAudioClassification
+
+from audiolib.batches import pack
+from audiolib.convert import from_published_ast
+from audiolib.errors import AudiolibError
+from audiolib.inference import Listener
+from audiolib.models.spectrogram_transformer import SpectrogramTransformer
+from audiolib.pretrained import load_card
+from tests.test_cli import audiolib
+from tests.test_convert import CLASSES, random_ast, sounds
+from tests.test_inference import saved
+
+
+@pytest.fixture
+def hugging_face(tmp_path):
+    """A folder as `save_pretrained` of transformers leaves it."""
+    model = random_ast(10, 106)
+    model.config.id2label = dict(enumerate(CLASSES))
+    model.save_pretrained(tmp_path / "hf")
+    ASTFeatureExtractor(max_length=106).save_pretrained(tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def test_a_sound_gives_the_same_probabilities_on_both_sides(hugging_face, tmp_path):
+    done = audiolib("convert", hugging_face, tmp_path / "ours")
+    assert done.returncode == 0, done.stderr
+    wave = (np.random.default_rng(0).standard_normal(16000 + 16000 // 10) * 0.1).astype(np.float32)
+    wave = wave[
+        : 400 + 105 * 160
+    ]  # 106 frames: shorter clips are padded before the normalisation there, after it here.
+    soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
+    theirs = ASTForAudioClassification.from_pretrained(hugging_face).eval()
+    inputs = ASTFeatureExtractor.from_pretrained(hugging_face)(wave, sampling_rate=16000, return_tensors="pt")
+    with torch.inference_mode():
+        wanted = theirs(**inputs).logits.softmax(1)[0].numpy()
+    listener = Listener(tmp_path / "ours")
+    (found,) = listener.listen([tmp_path / "a.wav"], window=len(wave) / 16000)
+    assert listener.classes == CLASSES
+    np.testing.assert_allclose(found.values, wanted, atol=1e-4)
+
+
+def test_there_and_back(hugging_face, tmp_path):
+    assert audiolib("convert", hugging_face, tmp_path / "ours").returncode == 0
+    assert audiolib("convert", tmp_path / "ours", tmp_path / "back").returncode == 0
+    first = ASTForAudioClassification.from_pretrained(hugging_face).state_dict()
+    back = ASTForAudioClassification.from_pretrained(tmp_path / "back").state_dict()
+    assert first.keys() == back.keys() and all(torch.equal(first[name], back[name]) for name in first)
+
+
+class PublishedAst(torch.nn.Module):
+    """The computation of AST's own code (papers.md 1.4) around timm's distilled DeiT, under the names of its files."""
+
+    def __init__(self, steps: int, stride: int) -> None:
+        super().__init__()
+        self.v = create_vit("deit_tiny_distilled_patch16_224", depth=2)
+        self.v.patch_embed.proj = torch.nn.Conv2d(1, 192, 16, stride)
+        bands = (128 - 16) // stride + 1
+        self.v.pos_embed = torch.nn.Parameter(torch.empty(1, 2 + bands * steps, 192))
+        self.mlp_head = torch.nn.Sequential(torch.nn.LayerNorm(192), torch.nn.Linear(192, len(CLASSES)))
+        for parameter in self.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        x = self.v.patch_embed.proj(mel.transpose(1, 2)[:, None]).flatten(2).transpose(1, 2)
+        x = torch.cat([self.v.cls_token.expand(len(x), -1, -1), self.v.dist_token.expand(len(x), -1, -1), x], 1)
+        x = self.v.norm(self.v.blocks(x + self.v.pos_embed))
+        return self.mlp_head((x[:, 0] + x[:, 1]) / 2)
+
+
+@pytest.mark.parametrize("stride, frames", [(10, 106), (16, 96)])
+def test_weights_in_the_layout_of_the_authors_give_the_same_logits(tmp_path, stride, frames):
+    torch.manual_seed(0)
+    theirs = PublishedAst((frames - 16) // stride + 1, stride).eval()
+    state = {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    config, converted = from_published_ast(state, stride)
+    ours = SpectrogramTransformer(config).eval()
+    ours.load_state_dict(converted)
+    with torch.inference_mode():
+        wanted, found = theirs(torch.stack(sounds(frames))), ours(pack(sounds(frames)))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert config.frames == frames and wanted.std() > 0.1
+    torch.save(state, tmp_path / "ast.pth")
+    (tmp_path / "labels.txt").write_text("\n".join(CLASSES) + "\n")
+    words = ("convert", tmp_path / "ast.pth", tmp_path / "out", "--stride", stride, "--labels", tmp_path / "labels.txt")
+    assert audiolib(*words, "--multi-label").returncode == 0
+    assert load_card(tmp_path / "out").classes == CLASSES and load_card(tmp_path / "out").multi_label
+
+
+def test_what_cannot_be_converted_is_one_line(tmp_path, hugging_face):
+    (tmp_path / "odd.pth").write_bytes(b"no weights")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save({"a": print}, tmp_path / "code.pth")
+    refused = {
+        "odd.pth": "odd.pth",
+        "other.pth": "no AST weights as its authors publish them",
+        "code.pth": "more than tensors",
+        "none": "cannot read",
+    }
+    for source, message in refused.items():
+        done = audiolib("convert", tmp_path / source, tmp_path / "out")
+        assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
+    mamba = saved(tmp_path / "aum", "aum_nano")
+    assert "no transformer" in audiolib("convert", mamba, tmp_path / "out").stderr
+    assert "not empty" in audiolib("convert", hugging_face, mamba).stderr
+
+
+def test_positions_that_a_stride_cannot_have_are_refused():
+    state = PublishedAst(11, 10).state_dict()
+    with pytest.raises(AudiolibError, match="is the stride really 16"):
+        from_published_ast(state, 16)
