@@ -125,8 +125,14 @@ def _measure(
     study: Study, run: StudyRun, corpus: str, seed: int, features: Path, out: Path, key: str
 ) -> list[dict[str, Any]]:
     seconds = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus).seconds
+    lengths = sorted({*study.seconds, seconds})
     cells = [Cell(size, seconds) for size in sorted(study.patch_sizes)]
-    cells += [Cell((16, 16), length) for length in study.seconds if length != seconds]
+    cells += [
+        Cell(size, length)
+        for length in lengths
+        if length != seconds
+        for size in (sorted(study.patch_sizes) if study.matrix else [(16, 16)])
+    ]
     cells += [Cell((16, 16), seconds, hop) for hop in study.hops_ms]
     grid = Grid("test", cells, seconds)
     common = {"run": key, "corpus": corpus, "seed": seed}

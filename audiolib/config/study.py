@@ -26,7 +26,8 @@ class StudyRun(Section):
 class Study(Section):
     """Every run is trained on every corpus with every seed, and measured once on the test split.
 
-    It is measured along three lines, the rest being patch 16, the corpus' clip length and the hop trained at.
+    It is measured along three lines, the rest being patch 16, the corpus' clip length and the hop trained at; with
+    `matrix` at every patch size x clip length, too.
     """
 
     question: str
@@ -36,4 +37,5 @@ class Study(Section):
     patch_sizes: PatchSizes
     seconds: list[PositiveFloat] = Field(default_factory=list)
     hops_ms: list[PositiveFloat] = Field(default_factory=list)
+    matrix: bool = False
     runs: Annotated[list[StudyRun], Field(min_length=1)]
