@@ -71,15 +71,19 @@ def register(uri: str, run_id: str, model: Path, name: str) -> None:
     client, weights = mlflow.MlflowClient(uri), sha256_file(model / "config.json")
     if client.get_run(run_id).data.tags.get("model.sha256") == weights:
         return
+    asked = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
-    with mlflow.start_run(run_id=run_id):
-        mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(_WRAPPER),
-            artifacts={"model": str(model)},
-            pip_requirements=["audiolib"],
-            registered_model_name=name,
-            step=-1,  # MLflow logs the metrics of this step a second time and then refuses them; no metric has it.
-        )
+    try:
+        with mlflow.start_run(run_id=run_id):
+            mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(_WRAPPER),
+                artifacts={"model": str(model)},
+                pip_requirements=["audiolib"],
+                registered_model_name=name,
+                step=-1,  # MLflow logs the metrics of this step a second time and then refuses them; none has it.
+            )
+    finally:
+        mlflow.set_tracking_uri(asked)  # It stands in the environment: a process that starts later would inherit it.
     client.update_run(run_id, "RUNNING")  # Its report is still to come.
     client.set_tag(run_id, "model.sha256", weights)

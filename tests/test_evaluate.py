@@ -192,7 +192,7 @@ def test_mlflow_gets_cells_curves_table_and_each_epoch_once(
         assert len(client.get_metric_history(nested.info.run_id, "valid_score")) == 1
     (entry,) = client.get_run(run.run_id).inputs.dataset_inputs
     assert entry.dataset.name == "synthetic" and entry.tags[0].value == "test"
-    mlflow.set_tracking_uri(run.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", run.uri)
     (version,) = client.search_model_versions("name='audiolib-synthetic'")
     loaded = mlflow.pyfunc.load_model(f"models:/audiolib-synthetic/{version.version}")
     paths = sorted(str(path) for path in small_download.rglob("*.wav"))[:3]

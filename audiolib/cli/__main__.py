@@ -19,6 +19,7 @@ COMMANDS = {
         "convert",
         "turn AST weights of Hugging Face or of its authors into a model folder, or ours into theirs",
     ),
+    "export": ("convert", "write a model as ONNX"),
     "compare": ("compare", "put recorded runs side by side: tables, significance, a report"),
     "pick": ("compare", "name the model, patch size and hop to use within limits of cost or accuracy"),
 }

@@ -1,4 +1,4 @@
-"""`audiolib convert`: AST of Hugging Face or of its authors into a model folder, ours into Hugging Face's."""
+"""`audiolib convert`: AST of others in, ours out to Hugging Face; `audiolib export`: as ONNX."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audiolib.cli.listen import patch_size
 from audiolib.errors import AudiolibError
 
 if TYPE_CHECKING:
@@ -36,6 +37,28 @@ def convert_command(parser: argparse.ArgumentParser) -> Run:
         else:
             _from_others(asked)
         print(f"{asked.source} -> {asked.out}")
+
+    return run
+
+
+def export_command(parser: argparse.ArgumentParser) -> Run:
+    """`audiolib export MODEL OUT.onnx [--patch N]`."""
+    parser.add_argument("model", type=Path, metavar="DIR", help="a trained model's folder")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the .onnx file to write")
+    parser.add_argument("--patch", type=patch_size, metavar="N|FxT", help="patch size to build in; default: its own")
+
+    def run(asked: argparse.Namespace) -> None:
+        from audiolib.export import export_onnx
+        from audiolib.pretrained import load, load_card
+
+        card = load_card(asked.model)
+        patch = asked.patch or card.patch
+        export_onnx(load(asked.model), patch, asked.out)
+        mean, deviation = card.frontend["mean"], card.frontend["std"]
+        print(
+            f"{asked.out}: log_mel (clips, frames, {card.frontend['mel_bins']} bands), at least {patch[1]} frames and "
+            f"normalised as (x - {mean:.4f}) / {2 * deviation:.4f}, to logits (clips, {len(card.classes)})"
+        )
 
     return run
 

@@ -25,7 +25,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "sounds", nargs="+", metavar="FILE|FOLDER|-", help="sound files, folders of them, or - for stdin"
     )
     parser.add_argument("--model", required=True, type=Path, metavar="DIR", help="a trained model's folder")
-    parser.add_argument("--patch", type=_size, metavar="N|FxT", help="patch size, square or bands x frames")
+    parser.add_argument("--patch", type=patch_size, metavar="N|FxT", help="patch size, square or bands x frames")
     parser.add_argument("--hop-ms", type=float, metavar="MS", help="time resolution")
     parser.add_argument("--window", type=float, metavar="S", help="seconds that are looked at together")
     parser.add_argument("--stride", type=float, metavar="S", help="seconds between windows; default: no overlap")
@@ -86,7 +86,8 @@ def embed_command(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def _size(text: str) -> tuple[int, int]:
+def patch_size(text: str) -> tuple[int, int]:
+    """`12`, or `16x8` for 16 bands x 8 frames."""
     parts = text.split("x")
     if len(parts) > 2 or not all(part.isdigit() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is no patch size; write 12, or 16x8 for 16 bands x 8 frames")
