@@ -230,7 +230,7 @@ def export_onnx(model: Classifier, patch: Size | None, out: Path) -> None:
         raise AudiolibError("exporting needs onnx and onnxscript: pip install 'audiolib[export]'") from error
     size = (patch or model.config.patch)[1]
     example = torch.zeros(2, 3 * size + 5, model.config.mel_bins)
-    free = {0: torch.export.Dim("clips", min=1), 1: torch.export.Dim("frames", min=size)}
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.inference_mode(False), torch.no_grad():
         program = torch.onnx.export(
             graph(model, patch), (example,), dynamo=True, input_names=["log_mel"], output_names=["logits"],

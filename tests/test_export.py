@@ -19,7 +19,7 @@ LENGTHS = (40, 96, 151)
 def small(name: str, **changes):
     """Two blocks; a head that tells clips apart."""
     heads = {} if name.startswith("aum") else {"heads": 2}
-    model = create_model(name, num_classes=5, frames=96, width=48, depth=2, **heads, **changes).eval()
+    model = create_model(name, num_classes=5, **{"frames": 96, "width": 48, "depth": 2, **heads, **changes}).eval()
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
     return model
 
@@ -54,7 +54,7 @@ def test_the_graph_gives_the_models_own_logits(name, changes, patch):
 
 @pytest.mark.parametrize("name", ["ast_nano", "flexi_nano", "elastic_nano", "aum_nano"])
 def test_onnx_runs_elsewhere_at_any_length(name, tmp_path):
-    model, patch = small(name), (12, 16)
+    model, patch = small(name, depth=1), (12, 16)
     export_onnx(model, patch, tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     for frames in LENGTHS:
