@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from audiolib.compare import Comparison, Record
 from audiolib.pareto import COSTS, front
+from audiolib.published import curves
 from audiolib.results import AXES
 
 # Distinct also for colour-blind readers (Okabe and Ito), readable on white and on black.
@@ -95,6 +96,15 @@ def lines(found: Comparison, axis: str, trained: list[float]) -> go.Figure:
             customdata=own.select("low", "high", "tokens", "ms", "seeds").rows(),
             hovertemplate="%{x}: <b>%{y:.1%}</b> (%{customdata[0]:.1%} to %{customdata[1]:.1%})<br>"
             "%{customdata[2]:.0f} tokens, %{customdata[3]:.2f} ms, %{customdata[4]} seed(s)",
+        )
+    for line in curves(found.corpus, found.metric, axis):
+        figure.add_scatter(
+            x=line.places,
+            y=line.values,
+            name=line.label,
+            mode="lines",
+            line={"color": "#888", "dash": "dash", "width": 1},
+            hovertemplate="%{x}: %{y:.1%}",
         )
     for value in trained:
         figure.add_vline(value, line={"width": 1, "dash": "dot", "color": "#888"})

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from audiolib.compare import Comparison
 from audiolib.pareto import COSTS, front
+from audiolib.published import curves
 from audiolib.results import AXES, along, at_patch_16, measured_axes
 
 mpl.rcParams["font.size"] = 10
@@ -60,6 +61,8 @@ def curve(found: Comparison, axis: str, trained: list[float]) -> Figure:
         axes.plot(own[place], own["value"], marker="o", ms=4, color=f"C{number % 10}", label=label)
         if own["low"].null_count() == 0:
             axes.fill_between(own[place], own["low"], own["high"], color=f"C{number % 10}", alpha=0.15, lw=0)
+    for drawn in curves(found.corpus, found.metric, axis):
+        axes.plot(drawn.places, drawn.values, color="#888", lw=0.8, ls="--", label=drawn.label)
     for value in trained:
         axes.axvline(value, color="#888", lw=0.5, ls=":")
     axes.set(xlabel=_LABELS[axis], ylabel=found.metric, ylim=(0, 1.02))

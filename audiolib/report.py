@@ -15,6 +15,7 @@ from audiolib import charts, figures, page
 from audiolib.compare import Comparison, Record, compare, read_record, summaries
 from audiolib.page import Mistake, Page, Section, Table
 from audiolib.pareto import front
+from audiolib.published import single
 from audiolib.results import PREDICTIONS, as_size
 from audiolib.shards import Row, ShardFolder
 
@@ -42,6 +43,7 @@ def render(sources: Sources, out: Path, *, classes_shown: int, mistakes_shown: i
     params, preset = record.settings["params"], record.settings["model"]
     sections = [
         *_matrix_sections(found, _trained(record)),
+        *_published(found),
         _training([(record, "training")]),
         *_errors(
             pl.read_csv(sources.evaluate / "predictions.csv", schema=PREDICTIONS), shards, found.split, mistakes_shown
@@ -64,6 +66,7 @@ def render_comparison(found: Comparison, out: Path) -> None:
         _ranking(found),
         _pairs(found),
         *_matrix_sections(found, {}),
+        *_published(found),
         _training([entry for entry in histories if entry[0].history]),
         _all_cells(found),
         _origin(found),
@@ -114,6 +117,17 @@ def _matrix_sections(found: Comparison, trained: dict[str, list[float]]) -> list
             table=cells_table(found, front(found.cells(), "ms")),
         ),
     ]
+
+
+def _published(found: Comparison) -> list[Section]:
+    """What the papers report on this corpus as single numbers; their curves are drawn with ours."""
+    rows = single(found.corpus, found.metric)
+    if rows.is_empty():
+        return []
+    lines = [list(row) for row in rows.select("model", "value", "deviation", "source").rows()]
+    columns = ["model*", found.metric, "over seeds", "source*"]
+    text = f"On the test clips of {found.corpus}, or the part of them that its authors still could download."
+    return [Section("What the papers report", text, table=Table(columns, lines, ["s", ".3f", ".3f", "s"]))]
 
 
 def _varies(found: Comparison, axis: str) -> bool:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from audiolib import predict
 from audiolib.averaging import Average
 from audiolib.config.training import Averaging
 from audiolib.errors import AudiolibError
@@ -105,3 +106,12 @@ def test_settings_that_cannot_be_are_one_line(small_features, tmp_path):
         fit(job(small_features, tmp_path, accumulate=20))
     with pytest.raises(AudiolibError, match=r"train\.compile needs steps of clips of one length"):
         fit(job(small_features, tmp_path, compile=True, **ELASTIC))
+
+
+def test_imitated_bfloat16_is_told(monkeypatch, capsys):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(predict, "cpu_has_bf16", lambda: False)
+    assert predict.use_bf16("bfloat16", cpu) and "set precision to float32" in capsys.readouterr().err
+    assert not predict.use_bf16("auto", cpu) and capsys.readouterr().err == ""
+    monkeypatch.setattr(predict, "cpu_has_bf16", lambda: True)
+    assert predict.use_bf16("bfloat16", cpu) and capsys.readouterr().err == ""

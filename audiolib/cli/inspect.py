@@ -68,8 +68,12 @@ def doctor_command(parser: argparse.ArgumentParser) -> Run:
                 print(f"{name} is not installed")
         import torch
 
+        from audiolib.predict import cpu_has_bf16
+
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
         print(f"GPU: {gpu}; threads: {torch.get_num_threads()}; C++ compiler: {shutil.which('c++') or 'none'}")
+        bf16 = "in hardware" if cpu_has_bf16() else "imitated, slower than float32"
+        print(f"CPU: {torch.backends.cpu.get_cpu_capability()}; bfloat16: {bf16}")
         wrong = 0
         for operator in ("segment_attention", "selective_scan"):
             wrong += _check(operator, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
