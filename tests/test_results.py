@@ -2,7 +2,7 @@
 
 import pytest
 
-from audiolib import study_tables
+from audiolib import study_tables, summary
 from audiolib.bench import kept
 from audiolib.evidence import RESULTS
 from audiolib.reliability import pages
@@ -22,3 +22,9 @@ def test_the_page_of_benchmarks_is_made_of_their_rows():
 
 def test_the_page_of_reliability_is_made_of_its_rows():
     assert (RESULTS / "reliability.md").read_text(encoding="utf-8") == pages.page()
+
+
+def test_the_table_of_the_readme_is_made_of_the_same_rows():
+    readme = (RESULTS.parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"{summary.BEGIN}\n\n{summary.render()}\n\n{summary.END}" in readme
+    assert "| FlexiAST, from AST/8 | 3 |" in readme

@@ -1,0 +1,118 @@
+"""The table of README.md: what the studies have found, one line a model, from the kept rows of docs/results.
+
+python -m audiolib.summary
+"""
+
+import statistics
+from dataclasses import dataclass
+
+import polars as pl
+
+from audiolib.config.corpus import DataPreset
+from audiolib.config.strict import read_yaml, validate
+from audiolib.config.study import Study, StudyRun
+from audiolib.errors import run_main
+from audiolib.evidence import read_evidence
+from audiolib.files import write_text
+from audiolib.results import AXES, as_size
+from audiolib.study import ROOT, read_study
+
+# Study and run; a run is told with its start.
+SHOWN = (
+    ("flexi", "ast-p8", "AST/8"),
+    ("flexi", "ast-p16", "AST/16"),
+    ("flexi", "ast-p32", "AST/32"),
+    ("flexi", "flexi", "FlexiAST, from AST/8"),
+    ("elastic", "ast 0.96 s", "AST/16, 0.96 s, 10 ms"),
+    ("elastic", "ast 20 ms", "AST/16, 0.96 s, 20 ms"),
+    ("elastic", "elastic", "ElasticAST"),
+    ("aum", "ast", "AST/16, 22 epochs"),
+    ("aum", "aum", "Audio Mamba, 22 epochs"),
+    ("coarse", "single", "AST/16, single-phase"),
+    ("coarse", "frame_shift three", "AST/16, coarse to fine"),
+)
+BEGIN, END = "<!-- python -m audiolib.summary -->", "<!-- end -->"
+_STORED_HOP = 10.0
+
+
+@dataclass(frozen=True)
+class _Home:
+    """Where a run is at home, as columns of its rows."""
+
+    patch_f: int
+    patch_t: int
+    seconds: float
+    hop_ms: float
+
+
+def render() -> str:
+    """The table as Markdown, one for each corpus that has rows."""
+    parts = []
+    corpora = {corpus for study, *_ in SHOWN for corpus in read_evidence(study)["corpus"]}
+    for corpus in sorted(corpora):
+        lines = [_line(study, run, label, corpus) for study, run, label in SHOWN]
+        titles = ["model", "seeds", "accuracy at home", "mean over patch sizes", "over lengths", "over hops"]
+        titles += ["GMAC a clip", "TMAC of training", "study"]
+        rules = ["---", *["---:"] * (len(titles) - 2), "---"]
+        table = [titles, rules, *[line for line in lines if line]]
+        parts += [f"`{corpus}`:", "\n".join(f"| {' | '.join(line)} |" for line in table)]
+    return "\n\n".join(parts)
+
+
+def _line(study_name: str, run_name: str, label: str, corpus: str) -> list[str]:
+    study, rows = read_study(study_name), read_evidence(study_name).filter(pl.col("corpus") == corpus)
+    run = next(run for run in study.runs if run.name == run_name)
+    own, home = rows.filter(pl.col("model") == run_name), _home(run, corpus)
+    accuracy = own.filter(pl.col("metric") == "accuracy")
+    if accuracy.is_empty():
+        return []
+    place = vars(home)
+    here = accuracy.filter([(pl.col(column) - value).abs() < 1e-6 for column, value in place.items()])
+    means = []
+    for columns in AXES.values():
+        rest = [(pl.col(c) - value).abs() < 1e-6 for c, value in place.items() if c not in columns]
+        line = accuracy.filter(rest)
+        several = line.select(columns).n_unique() > 1
+        means.append(_spread(line.group_by("seed").agg(pl.col("value").mean())["value"].to_list()) if several else "")
+    return [
+        label,
+        str(here["seed"].n_unique()),
+        _spread(here["value"].to_list()),
+        *means,
+        f"{here['gmac'].mean():.3f}",
+        f"{_training_cost(study, rows, run) / 1000:.1f}",
+        f"[{study_name}](docs/results/{study_name}.md)",
+    ]
+
+
+def _home(run: StudyRun, corpus: str) -> _Home:
+    bands, frames = as_size(run.architecture.get("patch", 16))
+    phases = run.recipe.get("phases") or [{"method": "none", "compression": 1}]
+    hop = _STORED_HOP * (phases[-1]["compression"] if phases[-1]["method"] == "frame_shift" else 1)
+    data = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus)
+    return _Home(bands, frames, run.seconds or data.seconds, hop)
+
+
+def _training_cost(study: Study, rows: pl.DataFrame, run: StudyRun) -> float:
+    """GMAC of a run and of the runs that it starts from, mean over seeds."""
+    own = rows.filter((pl.col("model") == run.name) & (pl.col("metric") == "train_gmac"))["value"]
+    before = [other for other in study.runs if other.name == run.start]
+    return float(own.mean() or 0.0) + sum(_training_cost(study, rows, other) for other in before)
+
+
+def _spread(shares: list[float]) -> str:
+    values = [100 * share for share in shares]
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def main() -> None:
+    """`python -m audiolib.summary`: write the table into README.md."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, rest = readme.split(BEGIN, 1)
+    _, after = rest.split(END, 1)
+    write_text(ROOT / "README.md", f"{before}{BEGIN}\n\n{render()}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    run_main(main)
