@@ -1,6 +1,7 @@
 """Causal convolution in C++ for the CPU: one pass over vectors of channels, nothing kept for the backward pass."""
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,41 +26,65 @@ def cpp(x: Tensor, weight: Tensor, bias: Tensor, lengths: tuple[int, ...], *, re
     Raises:
         KernelUnavailable: no compiler, or another window than it was made for.
     """
+    return _forward(x, weight, bias, lengths, reverse)
+
+
+# Operators of torch: a compiled model has them as they are, without a break in its graph.
+@torch.library.custom_op("audiolib::causal_conv", mutates_args=(), device_types="cpu")
+def _forward(x: Tensor, weight: Tensor, bias: Tensor, lengths: Sequence[int], reverse: bool) -> Tensor:
     window = _library().conv_window()
     if weight.shape[1] != window:
         raise KernelUnavailable(f"the C++ convolution has a window of {window}, not {weight.shape[1]}")
-    return _CppConv.apply(x, weight, bias, lengths, reverse)
+    conv, kept = _conv(x, weight, bias, lengths, reverse)
+    out = torch.empty(x.shape, dtype=torch.float32)
+    _library().conv_forward(ctypes.byref(conv), _at(out))
+    del kept
+    return out.to(x.dtype)
 
 
-class _CppConv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, lengths: tuple[int, ...], reverse: bool) -> Tensor:
-        own = x if x.stride(1) == 1 else x.contiguous()
-        ctx.save_for_backward(own, weight, bias)
-        ctx.options = (lengths, reverse)
-        conv, kept = _conv(own, weight, bias, lengths, reverse)
-        out = torch.empty(x.shape, dtype=torch.float32)
-        _library().conv_forward(ctypes.byref(conv), _at(out))
-        del kept
-        return out.to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
-        conv, kept = _conv(x, weight, bias, *ctx.options)
-        grad = grad.float().contiguous()
-        to_x, to_weight, to_bias = torch.empty(x.shape), torch.empty(weight.T.shape), torch.empty(bias.shape)
-        _library().conv_backward(ctypes.byref(conv), *map(_at, (grad, to_x, to_weight, to_bias)))
-        del kept
-        return to_x.to(x.dtype), to_weight.T.to(weight.dtype), to_bias.to(bias.dtype), None, None
+@torch.library.custom_op("audiolib::causal_conv_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, lengths: Sequence[int], reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    conv, kept = _conv(x, weight, bias, lengths, reverse)
+    grad = grad.float().contiguous()
+    to_x, to_weight, to_bias = torch.empty(x.shape), torch.empty(weight.T.shape), torch.empty(bias.shape)
+    _library().conv_backward(ctypes.byref(conv), *map(_at, (grad, to_x, to_weight, to_bias)))
+    del kept
+    return to_x.to(x.dtype), to_weight.T.to(weight.dtype).contiguous(), to_bias.to(bias.dtype)
 
 
-def _conv(
-    x: Tensor, weight: Tensor, bias: Tensor, lengths: tuple[int, ...], reverse: bool
-) -> tuple[_Conv, list[Tensor]]:
+@_forward.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, lengths: Sequence[int], reverse: bool) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, lengths: Sequence[int], reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    ctx.save_for_backward(*inputs[:3])
+    ctx.options = inputs[3:]
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_backward(grad, *ctx.saved_tensors, *ctx.options), None, None)
+
+
+_forward.register_autograd(_gradients, setup_context=_keep)
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Tensor, lengths: Sequence[int], reverse: bool) -> tuple[_Conv, list[Tensor]]:
     """The structure that the kernel reads, and the tensors that it points to."""
     bounds = torch.tensor([0, *lengths]).cumsum(0)
-    held = [x.float(), weight.T.float().contiguous(), bias.float().contiguous(), bounds]
+    own = x.float()
+    own = own if own.stride(1) == 1 else own.contiguous()
+    held = [own, weight.T.float().contiguous(), bias.float().contiguous(), bounds]
     return _Conv(*map(_at, held), len(lengths), x.shape[1], held[0].stride(0), int(reverse)), held
 
 

@@ -1,6 +1,7 @@
 """Selective scan in C++ for the CPU: vectors of channels, hand-written backward, memory linear in the tokens."""
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from audiolib.kernels.compile import library
 
 _SOURCE = Path(__file__).with_name("scan.cpp")
 STATES = (1, 4, 8, 16, 32)
+CHUNK = 64  # Of scan.cpp: tokens between the states that are kept.
 _POINTERS = ("u", "delta", "a", "b", "c", "d", "z", "bias", "bounds", "first")
 _NUMBERS = (
     *("segments", "channels", "states"),
@@ -50,73 +52,119 @@ def cpp(
     """
     if A.shape[1] not in STATES:
         raise KernelUnavailable(f"the C++ scan has {STATES} states, not {A.shape[1]}; set train.scan=naive")
-    out, last = _CppScan.apply(u, delta, A, B, C, D, z, delta_bias, softplus, lengths, reverse, first)
+    parts = (u, delta, A, B, C, D, z, delta_bias)
+    keep = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts)
+    out, last, _ = _forward(*parts, first, softplus, lengths, reverse, keep)
     return (out, last) if return_last else out
 
 
-class _CppScan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        bias: Tensor | None,
-        softplus: bool,
-        lengths: tuple[int, ...],
-        reverse: bool,
-        first: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        kernel = _library()
-        parts = [_rows(u), _rows(delta), _whole(A.T), _rows(B), _rows(C), _whole(D), _rows(z), _whole(bias)]
-        before = None if first is None else _whole(first.transpose(1, 2))
-        scan, kept = _scan(parts, lengths, before, softplus, reverse)
-        channels, states = A.shape
-        out = torch.empty(u.shape, dtype=torch.float32)
-        last = torch.empty(len(lengths), states, channels)
-        size = kernel.scan_chunk()
-        chunks = None
-        if any(ctx.needs_input_grad):
-            chunks = torch.empty(sum(-(-length // size) for length in lengths), states, channels)
-        kernel.scan_forward(ctypes.byref(scan), _at(out), _at(chunks), _at(last))
-        del kept
-        ctx.save_for_backward(*parts, chunks, before)
-        ctx.options = (softplus, lengths, reverse)
-        ctx.dtypes = [None if t is None else t.dtype for t in (u, delta, A, B, C, D, z, bias)]
-        last = last.transpose(1, 2)
-        ctx.mark_non_differentiable(last)
-        return out.to(u.dtype), last
+# Operators of torch: a compiled model has them as they are, without a break in its graph.
+@torch.library.custom_op("audiolib::selective_scan", mutates_args=(), device_types="cpu")
+def _forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    bias: Tensor | None,
+    first: Tensor | None,
+    softplus: bool,
+    lengths: Sequence[int],
+    reverse: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, last states, and with `keep` the states before each chunk, from which the backward pass starts."""
+    kernel = _library()
+    scan, kept = _scan((u, delta, A, B, C, D, z, bias), first, softplus, lengths, reverse)
+    channels, states = A.shape
+    out = torch.empty(u.shape, dtype=torch.float32)
+    last = torch.empty(len(lengths), states, channels)
+    if kernel.scan_chunk() != CHUNK:
+        raise ValueError("CHUNK is not that of scan.cpp")
+    count = sum(-(-length // CHUNK) for length in lengths) if keep else 0
+    chunks = torch.empty(count, states, channels)
+    kernel.scan_forward(ctypes.byref(scan), _at(out), _at(chunks if keep else None), _at(last))
+    del kept
+    return out.to(u.dtype), last.transpose(1, 2).contiguous(), chunks
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _last: Tensor) -> tuple[Tensor | None, ...]:
-        *parts, chunks, before = ctx.saved_tensors
-        softplus, lengths, reverse = ctx.options
-        scan, kept = _scan(parts, lengths, before, softplus, reverse)
-        grad = _whole(grad)
-        made = [None if part is None else torch.zeros(part.shape) for part in parts]
-        partial = torch.zeros(torch.get_num_threads(), 2, len(grad), scan.states)
-        places = [_at(tensor) for tensor in made]
-        gradients = _Gradients(_at(grad), *places, _at(partial))
-        _library().scan_backward(ctypes.byref(scan), _at(chunks), ctypes.byref(gradients))
-        del kept
-        made[3], made[4] = partial.sum(0)
-        made[2] = made[2].T
-        return (*(None if t is None else t.to(kind) for t, kind in zip(made, ctx.dtypes, strict=True)), *[None] * 4)
+
+@torch.library.custom_op("audiolib::selective_scan_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    grad: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    bias: Tensor | None,
+    first: Tensor | None,
+    chunks: Tensor,
+    softplus: bool,
+    lengths: Sequence[int],
+    reverse: bool,
+) -> list[Tensor]:
+    """Gradients of those of the first eight arguments that are there."""
+    parts = (u, delta, A, B, C, D, z, bias)
+    scan, kept = _scan(parts, first, softplus, lengths, reverse)
+    grad = _whole(grad)
+    shapes = [None if part is None else part.T.shape if part is A else part.shape for part in parts]
+    made = [None if shape is None else torch.zeros(shape) for shape in shapes]
+    partial = torch.zeros(torch.get_num_threads(), 2, len(grad), scan.states)
+    gradients = _Gradients(_at(grad), *map(_at, made), _at(partial))
+    _library().scan_backward(ctypes.byref(scan), _at(chunks), ctypes.byref(gradients))
+    del kept
+    made[3], made[4] = partial.sum(0).unbind()
+    made[2] = made[2].T
+    there = [(found, part) for found, part in zip(made, parts, strict=True) if part is not None]
+    return [found.to(part.dtype).clone(memory_format=torch.contiguous_format) for found, part in there]
+
+
+@_forward.register_fake
+def _(u: Tensor, delta: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    lengths, keep = rest[-3], rest[-1]
+    chunks = sum(-(-length // CHUNK) for length in lengths) if keep else 0
+    out = u.new_empty(u.shape)
+    return (
+        out,
+        A.new_empty((len(lengths), *A.shape), dtype=torch.float32),
+        A.new_empty((chunks, A.shape[1], A.shape[0]), dtype=torch.float32),
+    )
+
+
+@_backward.register_fake
+def _(grad: Tensor, *parts: Any) -> list[Tensor]:
+    return [part.new_empty(part.shape) for part in parts[:8] if part is not None]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*inputs[:9], output[2])
+    ctx.options = inputs[9:12]
+
+
+def _gradients(ctx: Any, grad: Tensor, _last: Tensor, _chunks: Tensor) -> tuple[Tensor | None, ...]:
+    found = iter(_backward(grad, *ctx.saved_tensors, *ctx.options))
+    made = [None if part is None else next(found) for part in ctx.saved_tensors[:8]]
+    return (*made, *[None] * 5)
+
+
+_forward.register_autograd(_gradients, setup_context=_keep)
 
 
 def _scan(
-    parts: list[Tensor | None], lengths: tuple[int, ...], first: Tensor | None, softplus: bool, reverse: bool
-) -> tuple[_Scan, Tensor]:
-    """The structure that the kernel reads, and the bounds that it points to."""
-    u, delta, a, b, c, _, z, _ = parts
-    bounds = torch.tensor([0, *lengths]).cumsum(0)
-    strides = [0 if tensor is None else tensor.stride(0) for tensor in (u, delta, b, c, z)]
-    pointers = [_at(tensor) for tensor in (*parts, bounds, first)]
-    return _Scan(*pointers, len(lengths), a.shape[1], a.shape[0], *strides, int(softplus), int(reverse)), bounds
+    parts: Sequence[Tensor | None], first: Tensor | None, softplus: bool, lengths: Sequence[int], reverse: bool
+) -> tuple[_Scan, list[Tensor | None]]:
+    """The structure that the kernel reads, and the tensors that it points to."""
+    u, delta, a, b, c, d, z, bias = parts
+    states, channels = a.shape[1], a.shape[0]
+    held = [_rows(u), _rows(delta), _whole(a.T), _rows(b), _rows(c), _whole(d), _rows(z), _whole(bias)]
+    strides = [0 if held[place] is None else held[place].stride(0) for place in (0, 1, 3, 4, 6)]
+    held += [torch.tensor([0, *lengths]).cumsum(0), None if first is None else _whole(first.transpose(1, 2))]
+    return _Scan(*map(_at, held), len(lengths), channels, states, *strides, int(softplus), int(reverse)), held
 
 
 def _rows(tensor: Tensor | None) -> Tensor | None:
