@@ -74,9 +74,7 @@ class Listener:
             sounds: name, first and last second, and (l,) samples at the model's rate, each up to `window` long.
             window: seconds.
         """
-        view = view_of(self.card, Cell(self.patch, window, self.hop_ms))
-        frontend = Frontend(**{key: self.card.frontend[key] for key in _FRONTEND if key in self.card.frontend})
-        frontend = replace(frontend, hop_ms=frontend.hop_ms * view.hop)
+        view, frontend = self.shape(window)
         names: list[tuple[str, float, float]] = []
         mels: list[np.ndarray] = []
         frames = 0
@@ -91,11 +89,20 @@ class Listener:
         if mels:
             yield names, self._embed(mels, view)
 
+    def shape(self, window: float) -> tuple[View, Frontend]:
+        """How windows of so many seconds are shown to the model, and the log-mel that this takes."""
+        view = view_of(self.card, Cell(self.patch, window, self.hop_ms))
+        frontend = Frontend(**{key: self.card.frontend[key] for key in _FRONTEND if key in self.card.frontend})
+        return view, replace(frontend, hop_ms=frontend.hop_ms * view.hop)
+
+    def normalised(self, mel: np.ndarray) -> np.ndarray:
+        """Log-mel as the model knows it: by the mean and twice the deviation of its training clips."""
+        mean, deviation = self.card.frontend["mean"], self.card.frontend["std"]
+        return (mel - np.float32(mean)) * np.float32(0.5 / deviation)
+
     def _mel(self, samples: np.ndarray, frontend: Frontend, view: View) -> np.ndarray:
         short = frontend.window_samples - len(samples)
-        mel = log_mel(np.pad(samples, (0, max(0, short))), frontend)
-        mean, deviation = self.card.frontend["mean"], self.card.frontend["std"]
-        return view.fit((mel - np.float32(mean)) * np.float32(0.5 / deviation))
+        return view.fit(self.normalised(log_mel(np.pad(samples, (0, max(0, short))), frontend)))
 
     def _embed(self, mels: list[np.ndarray], view: View) -> torch.Tensor:
         with torch.inference_mode():
@@ -104,7 +111,11 @@ class Listener:
     def probabilities(self, embeddings: torch.Tensor) -> np.ndarray:
         """(m, c) float32 of (m, d) embeddings: independent for several labels a clip, else with sum 1."""
         with torch.inference_mode():
-            logits = self.model.head(embeddings).float()
+            return self.shares(self.model.head(embeddings))
+
+    def shares(self, logits: torch.Tensor) -> np.ndarray:
+        """(m, c) probabilities of (m, c) logits."""
+        logits = logits.float()
         return (logits.sigmoid() if self.card.multi_label else logits.softmax(1)).cpu().numpy()
 
     def listen(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from audiolib.batches import pack
 from audiolib.errors import AudiolibError
+from audiolib.follow import follow
 from audiolib.frontend import Frontend, decode, log_mel
 from audiolib.inference import Listener, top, whole_files, window_starts
 from audiolib.models import create_model
@@ -238,3 +239,40 @@ def test_info_doctor_and_verify(folder, tmp_path, small_features):
     weights.write_bytes(bytes(content))
     damaged = audiolib("verify", tmp_path / "m", tmp_path)
     assert damaged.returncode == 1 and len(damaged.stderr.splitlines()) == 2 and "sha256" in damaged.stderr
+
+
+FOLLOWS = {"directions": "fo-fo", "order": "time", "class_token": "end", "positions": "centre", "border": "pad"}
+
+
+@pytest.mark.parametrize("rate, seconds, every", [(16000, 23.3, 5.0), (16000, 0.4, 1.0), (44100, 21.0, 7.0)])
+def test_a_followed_file_is_what_the_model_says_of_its_beginning(tmp_path, rate, seconds, every):
+    listener = Listener(streaming_model(tmp_path / "m"))
+    path = sound(tmp_path / "a.wav", seconds, rate=rate)
+    told = list(follow(listener, path, every, pytest.fail))
+    assert [round(h.end, 1) for h in told] == [*np.arange(every, seconds - 0.1, every), seconds]
+    for heard in (told[0], told[-1]):
+        mel = log_mel(decode(path, 16000, 0, None), Frontend(16000, 128, 25.0, 10.0))
+        mel = mel[: round(heard.end * 100)]  # Frames that begin before then.
+        with torch.inference_mode():
+            whole = listener.model(pack([torch.from_numpy(listener.normalised(mel))])).softmax(1)[0].numpy()
+        assert np.allclose(heard.values, whole, atol=1e-4 if rate == 16000 else 1e-3)
+    if len(told) > 1:
+        assert not np.allclose(told[0].values, told[-1].values, atol=1e-3)
+
+
+def streaming_model(folder: Path) -> Path:
+    """Its positions reach over 25 s: beyond them a whole clip squeezes them, which a stream cannot."""
+    model = create_model("aum_nano", len(CLASSES), seed=1, frames=2500, width=48, depth=1, **FOLLOWS)
+    torch.nn.init.normal_(model.head.weight, std=1.0, generator=torch.Generator().manual_seed(0))
+    save_pretrained(model, Card(CLASSES, False, FRONTEND, (16, 16), 2500, 1, "none"), folder)
+    return folder
+
+
+def test_following_from_the_command_line(folder, tmp_path):
+    path, model = sound(tmp_path / "a.wav", 2.5), streaming_model(tmp_path / "m")
+    (tmp_path / "empty.wav").touch()
+    done = audiolib("predict", tmp_path / "empty.wav", path, "--model", model, "--stream", "1")
+    assert [line.split("\t")[1] for line in done.stdout.splitlines()] == ["0.00-1.00", "0.00-2.00", "0.00-2.50"]
+    assert done.returncode == 1 and "empty.wav: the file is empty" in done.stderr
+    other = audiolib("predict", path, "--model", folder, "--stream", "1")
+    assert other.returncode == 1 and "directions: fo-fo" in other.stderr and "Traceback" not in other.stderr

@@ -41,6 +41,10 @@ def predict_command(parser: argparse.ArgumentParser) -> Run:
         "--budget-ms", type=float, metavar="MS",
         help="take the patch and hop that did best within so many milliseconds a clip where the model was evaluated",
     )  # fmt: skip
+    parser.add_argument(
+        "--stream", type=float, metavar="S",
+        help="say every so many seconds what the sound so far is; for an Audio Mamba that looks only back",
+    )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
     form.add_argument("--csv", action="store_true", help="one line a class")
@@ -53,7 +57,7 @@ def predict_command(parser: argparse.ArgumentParser) -> Run:
             patch, hop = _within(asked.model, asked.budget_ms)
         listener = _listener(asked, patch, hop)
         count = max(1, min(asked.top_k, len(listener.classes)))
-        bad, windows = _hear(asked, listener, embed=False)
+        bad, windows = _hear(asked, listener, embed=False) if asked.stream is None else _follow(asked, listener)
         from audiolib.inference import top
 
         rows = (_row(asked, heard, top(heard.values, listener.classes, count)) for heard in windows)
@@ -139,6 +143,18 @@ def _hear(
     return bad, whole_files(windows) if whole else windows
 
 
+def _follow(asked: argparse.Namespace, listener: "Listener") -> tuple[list[tuple[str, str]], Iterator["Heard"]]:
+    """As `_hear`, for files that are followed from their beginning."""
+    from audiolib.follow import follow
+
+    if asked.window is not None or asked.stride is not None:
+        raise AudiolibError("--stream hears a sound from its beginning; leave --window and --stride out")
+    bad: list[tuple[str, str]] = []
+    paths = _files(asked.sounds)
+    told = (heard for path in paths for heard in follow(listener, path, asked.stream, lambda *why: bad.append(why)))
+    return bad, told
+
+
 def _files(sounds: list[str]) -> list[Path]:
     found: list[Path] = []
     for name in sounds:
@@ -174,7 +190,8 @@ def _each_class(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _line(asked: argparse.Namespace, row: dict[str, Any]) -> str:
-    when = f"\t{row['start']:.2f}-{row['end']:.2f}" if asked.window is not None or asked.stride is not None else ""
+    whole = asked.window is None and asked.stride is None and asked.stream is None
+    when = "" if whole else f"\t{row['start']:.2f}-{row['end']:.2f}"
     return f"{row['file']}{when}\t" + "\t".join(f"{e['class']} {e['probability']:.3f}" for e in row["classes"])
 
 
