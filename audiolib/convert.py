@@ -1,6 +1,7 @@
 """Weights under other libraries' names: timm's vision transformers and Hugging Face's AST in, Hugging Face's AST out.
 
-Only names and layout change here; `models.transfer` then fits the weights into a model of another shape.
+Those that the papers' authors publish are read by `convert_published.py`. Only names and layout change here;
+`models.transfer` then fits the weights into a model of another shape.
 """
 
 import re
@@ -15,7 +16,7 @@ from audiolib.models.spectrogram_transformer import SpectrogramTransformer, Tran
 
 State = dict[str, Tensor]
 
-_TIMM = [
+TIMM_NAMES = [
     (r"^blocks\.(\d+)\.attn\.qkv\.", r"blocks.\1.attention.qkv."),
     (r"^blocks\.(\d+)\.attn\.proj\.", r"blocks.\1.attention.project."),
     (r"^blocks\.(\d+)\.mlp\.fc1\.", r"blocks.\1.mlp.grow."),
@@ -57,7 +58,7 @@ def from_timm_vit(state: Mapping[str, Tensor]) -> State:
     The three colour channels of the patch kernel are summed, as AST's and FlexiAST's code do (papers.md 1.1), so that
     a grey image gives the same tokens. The head belongs to image classes and is left out.
     """
-    found = {_renamed(name, _TIMM): tensor for name, tensor in state.items() if not name.startswith("head")}
+    found = {renamed(name, TIMM_NAMES): tensor for name, tensor in state.items() if not name.startswith("head")}
     kernel, places = found.pop("patch_embed.proj.weight"), found.pop("pos_embed")[0]
     prefix = torch.cat([found.pop(name)[0] for name in ("cls_token", "dist_token") if name in found])
     side = round((len(places) - len(prefix)) ** 0.5)
@@ -81,7 +82,7 @@ def from_hugging_face_ast(state: Mapping[str, Tensor], config: Mapping[str, Any]
         state: of ASTForAudioClassification.
         config: the values of its config.json.
     """
-    found = {_renamed(name, _HUGGING_FACE): tensor for name, tensor in state.items()}
+    found = {renamed(name, _HUGGING_FACE): tensor for name, tensor in state.items()}
     for block in range(config["num_hidden_layers"]):
         for kind in ("weight", "bias"):
             lead = f"blocks.{block}.attention"
@@ -110,53 +111,6 @@ def from_hugging_face_ast(state: Mapping[str, Tensor], config: Mapping[str, Any]
         "embed.weight": kernel.sum(1),
         "embed.positions.grid": places[2:].unflatten(0, (bands, -1)),
         "prefix": torch.cat([token[0] for token in tokens]),
-        "prefix_positions": places[:2],
-    }
-
-
-def from_published_ast(state: Mapping[str, Tensor], stride: int) -> tuple[TransformerConfig, State]:
-    """The weights that AST's authors publish (`audioset_10_10_0.4593.pth` and the like), as a model of this library.
-
-    Args:
-        state: names begin with `module.v.` (a timm DeiT) and `module.mlp_head.`.
-        stride: step between patches that they were trained with; it is in no file (papers.md 1.4: 10 unless named).
-
-    Raises:
-        AudiolibError: other names, or positions that this stride cannot have.
-    """
-    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    found = {_renamed(name.removeprefix("v."), _TIMM): tensor for name, tensor in plain.items()}
-    try:
-        kernel, places = found.pop("patch_embed.proj.weight"), found.pop("pos_embed")[0]
-        prefix = torch.cat([found.pop(name)[0] for name in ("cls_token", "dist_token")])
-        head = {f"{ours}.{kind}": found.pop(f"mlp_head.{number}.{kind}")
-                for number, ours in ((0, "head_norm"), (1, "head")) for kind in ("weight", "bias")}  # fmt: skip
-    except KeyError as error:
-        raise AudiolibError(f"these are no AST weights as its authors publish them: there is no {error}") from error
-    kept = {name: tensor for name, tensor in found.items() if name.startswith(("blocks.", "norm.", "embed."))}
-    width, (size, _) = len(kernel), kernel.shape[-2:]
-    bands = (128 - size) // stride + 1
-    steps, rest = divmod(len(places) - 2, bands)
-    if rest:
-        raise AudiolibError(f"{len(places) - 2} positions are no grid of {bands} bands; is the stride really {stride}?")
-    # 1,024 frames where they give this many steps: what a stride leaves over at the end is in no file.
-    frames = 1024 if (1024 - size) // stride + 1 == steps else (steps - 1) * stride + size
-    depth = 1 + max(int(name.split(".")[1]) for name in kept if name.startswith("blocks."))
-    made = TransformerConfig(
-        num_classes=len(head["head.weight"]),
-        width=width,
-        depth=depth,
-        heads=width // 64,
-        frames=frames,
-        patch=(size, size),
-        stride=None if stride == size else (stride, stride),
-        border="crop",
-        prefix_tokens=2,
-    )
-    return made, kept | head | {
-        "embed.weight": kernel.sum(1),
-        "embed.positions.grid": places[2:].unflatten(0, (bands, steps)),
-        "prefix": prefix,
         "prefix_positions": places[:2],
     }
 
@@ -222,7 +176,7 @@ def to_hugging_face_ast(model: SpectrogramTransformer, classes: list[str]) -> tu
     return values, {name: tensor.contiguous().clone() for name, tensor in found.items()}
 
 
-def _renamed(name: str, rules: list[Any]) -> str:
+def renamed(name: str, rules: list[Any]) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name

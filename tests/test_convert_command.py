@@ -8,7 +8,7 @@ from timm import create_model as create_vit
 from transformers import ASTFeatureExtractor, ASTForAudioClassification
 
 from audiolib.batches import pack
-from audiolib.convert import from_published_ast
+from audiolib.convert_published import from_published
 from audiolib.errors import AudiolibError
 from audiolib.inference import Listener
 from audiolib.models.spectrogram_transformer import SpectrogramTransformer
@@ -79,13 +79,13 @@ def test_weights_in_the_layout_of_the_authors_give_the_same_logits(tmp_path, str
     torch.manual_seed(0)
     theirs = PublishedAst((frames - 16) // stride + 1, stride).eval()
     state = {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}
-    config, converted = from_published_ast(state, stride)
+    config, converted, left = from_published(state, stride)
     ours = SpectrogramTransformer(config).eval()
     ours.load_state_dict(converted)
     with torch.inference_mode():
         wanted, found = theirs(torch.stack(sounds(frames))), ours(pack(sounds(frames)))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
-    assert config.frames == frames and wanted.std() > 0.1
+    assert config.frames == frames and wanted.std() > 0.1 and all(name.startswith("head") for name in left)
     torch.save(state, tmp_path / "ast.pth")
     (tmp_path / "labels.txt").write_text("\n".join(CLASSES) + "\n")
     words = ("convert", tmp_path / "ast.pth", tmp_path / "out", "--stride", stride, "--labels", tmp_path / "labels.txt")
@@ -99,7 +99,7 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, hugging_face):
     torch.save({"a": print}, tmp_path / "code.pth")
     refused = {
         "odd.pth": "odd.pth",
-        "other.pth": "no AST weights as its authors publish them",
+        "other.pth": "not weights as the papers' authors publish them",
         "code.pth": "more than tensors",
         "none": "cannot read",
     }
@@ -114,4 +114,4 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, hugging_face):
 def test_positions_that_a_stride_cannot_have_are_refused():
     state = PublishedAst(11, 10).state_dict()
     with pytest.raises(AudiolibError, match="is the stride really 16"):
-        from_published_ast(state, 16)
+        from_published(state, 16)

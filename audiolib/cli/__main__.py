@@ -17,7 +17,7 @@ COMMANDS = {
     "verify": ("inspect", "check the hashes of models, features and checkpoints"),
     "convert": (
         "convert",
-        "turn AST weights of Hugging Face or of its authors into a model folder, or ours into theirs",
+        "turn weights of Hugging Face's AST or of the papers' authors into a model folder, or ours into Hugging Face's",
     ),
     "export": ("convert", "write a model as ONNX"),
     "compare": ("compare", "put recorded runs side by side: tables, significance, a report"),

@@ -1,4 +1,4 @@
-"""`audiolib convert`: AST of others in, ours out to Hugging Face; `audiolib export`: as ONNX."""
+"""`audiolib convert`: models of others in, ours out to Hugging Face; `audiolib export`: as ONNX."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from audiolib.errors import AudiolibError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from audiolib.models.audio_mamba import MambaConfig
     from audiolib.models.spectrogram_transformer import TransformerConfig
 
 Run = Callable[[argparse.Namespace], None]
@@ -20,7 +21,9 @@ Run = Callable[[argparse.Namespace], None]
 def convert_command(parser: argparse.ArgumentParser) -> Run:
     """`audiolib convert SOURCE OUT [--labels FILE]`."""
     parser.add_argument(
-        "source", type=Path, help="a Hugging Face AST folder, an AST .pth file, or a model folder of ours"
+        "source",
+        type=Path,
+        help="a Hugging Face AST folder, a .pth file of a paper's authors, or a model folder of ours",
     )
     parser.add_argument("out", type=Path, help="folder to write: ours, or Hugging Face's for one of ours")
     parser.add_argument("--labels", type=Path, help="class names, one a line, where the weights do not say")
@@ -100,11 +103,12 @@ def _to_hugging_face(source: Path, out: Path) -> None:
 
 
 def _from_others(asked: argparse.Namespace) -> None:
-    from audiolib.models.spectrogram_transformer import SpectrogramTransformer
+    from audiolib.models.audio_mamba import AudioMamba
+    from audiolib.models.spectrogram_transformer import SpectrogramTransformer, TransformerConfig
     from audiolib.pretrained import Card, save_pretrained
 
     config, state, classes, extractor = _read(asked)
-    model = SpectrogramTransformer(config)
+    model = SpectrogramTransformer(config) if isinstance(config, TransformerConfig) else AudioMamba(config)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -122,19 +126,21 @@ def _from_others(asked: argparse.Namespace) -> None:
         "mean": extractor.get("mean", asked.mean),
         "std": extractor.get("std", asked.std),
     }
-    card = Card(classes, asked.multi_label, frontend, config.patch, config.frames, 1, "none")
+    padded = not (isinstance(config, TransformerConfig) and config.pool == "attention")
+    card = Card(classes, asked.multi_label, frontend, config.patch, config.frames, 1, "none", padded)
     save_pretrained(model, card, asked.out)
 
 
 def _read(
     asked: argparse.Namespace,
-) -> tuple["TransformerConfig", dict[str, "Tensor"], list[str], dict[str, Any]]:
+) -> tuple["TransformerConfig | MambaConfig", dict[str, "Tensor"], list[str], dict[str, Any]]:
     """Config, weights, class names and settings of the extractor."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from audiolib.convert import from_hugging_face_ast, from_published_ast
+    from audiolib.convert import from_hugging_face_ast
+    from audiolib.convert_published import from_published
 
     try:
         if asked.source.is_dir():
@@ -152,5 +158,6 @@ def _read(
         if type(error).__name__ != "UnpicklingError":
             raise
         raise AudiolibError(f"{asked.source} holds more than tensors, which is not read") from error
-    config, converted = from_published_ast(state, asked.stride)
+    config, converted, left = from_published(state, asked.stride)
+    print(f"{len(state) - len(left)} tensors carried; left: {', '.join(left) or 'none'}")
     return config, converted, [str(number) for number in range(config.num_classes)], {}
