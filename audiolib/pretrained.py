@@ -13,6 +13,8 @@ from audiolib.files import atomic_path, read_sealed, sha256_file, write_sealed
 from audiolib.models import Classifier, build, plain_config
 
 FORMAT = 1
+FILES = ("config.json", "model.safetensors")
+HUB = "hub:"
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,14 @@ def save_pretrained(model: Classifier, card: Card, folder: Path) -> None:
 def load(folder: Path | str, device: str = "cpu") -> Classifier:
     """Load a model folder, ready to predict.
 
+    Args:
+        folder: its path, or `hub:user/name` for one on the Hugging Face hub, fetched once (or found in its cache).
+        device: where to.
+
     Raises:
         AudiolibError: not a model folder, of a newer format, or weights that are not those saved with the config.
     """
-    folder = Path(folder)
+    folder = located(folder)
     config = _config(folder)
     weights = folder / "model.safetensors"
     if not weights.exists():
@@ -67,9 +73,27 @@ def load(folder: Path | str, device: str = "cpu") -> Classifier:
 
 
 def load_card(folder: Path | str) -> Card:
-    """What the model in a folder was made for."""
-    values: dict[str, Any] = _config(Path(folder))["card"]
+    """What the model in a folder, or on the hub, was made for."""
+    values: dict[str, Any] = _config(located(folder))["card"]
     return Card(**{**values, "patch": tuple(values["patch"])})
+
+
+def located(folder: Path | str) -> Path:
+    """The folder of a model; one on the hub is fetched, and nothing else ever is.
+
+    Raises:
+        AudiolibError: huggingface_hub is not installed, or cannot fetch it.
+    """
+    if not str(folder).startswith(HUB):
+        return Path(folder)
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise AudiolibError(f"{folder} is on the Hugging Face hub: pip install huggingface_hub") from error
+    try:
+        return Path(snapshot_download(str(folder).removeprefix(HUB), allow_patterns=[*FILES, "rows.parquet"]))
+    except (OSError, ValueError) as error:
+        raise AudiolibError(f"cannot fetch {folder}: {' '.join(str(error).split())}") from error
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ COMMANDS = {
         "turn weights of Hugging Face's AST or of the papers' authors into a model folder, or ours into Hugging Face's",
     ),
     "export": ("convert", "write a model as ONNX"),
+    "share": ("convert", "make a folder for others: weights, results, and a model card made of them"),
     "compare": ("compare", "put recorded runs side by side: tables, significance, a report"),
     "pick": ("compare", "name the model, patch size and hop to use within limits of cost or accuracy"),
 }

@@ -1,4 +1,4 @@
-"""`audiolib convert`: models of others in, ours out to Hugging Face; `audiolib export`: as ONNX."""
+"""`audiolib convert`: models of others in, ours out to Hugging Face, as ONNX, or with a card for others."""
 
 import argparse
 import json
@@ -62,6 +62,23 @@ def export_command(parser: argparse.ArgumentParser) -> Run:
             f"{asked.out}: log_mel (clips, frames, {card.frontend['mel_bins']} bands), at least {patch[1]} frames and "
             f"normalised as (x - {mean:.4f}) / {2 * deviation:.4f}, to logits (clips, {len(card.classes)})"
         )
+
+    return run
+
+
+def share_command(parser: argparse.ArgumentParser) -> Run:
+    """`audiolib share MODEL OUT [--results DIR]`."""
+    parser.add_argument("model", type=Path, metavar="DIR", help="a trained model's folder")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="its evaluation; default: evaluate beside the model"
+    )
+
+    def run(asked: argparse.Namespace) -> None:
+        from audiolib.share import share
+
+        share(asked.model, asked.results or asked.model.resolve().parent / "evaluate", asked.out)
+        print(f"{asked.out}: {', '.join(sorted(path.name for path in asked.out.iterdir()))}")
 
     return run
 

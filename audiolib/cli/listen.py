@@ -24,7 +24,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sounds", nargs="+", metavar="FILE|FOLDER|-", help="sound files, folders of them, or - for stdin"
     )
-    parser.add_argument("--model", required=True, type=Path, metavar="DIR", help="a trained model's folder")
+    parser.add_argument(
+        "--model", required=True, type=Path, metavar="DIR", help="a trained model's folder, or hub:user/name"
+    )
     parser.add_argument("--patch", type=patch_size, metavar="N|FxT", help="patch size, square or bands x frames")
     parser.add_argument("--hop-ms", type=float, metavar="MS", help="time resolution")
     parser.add_argument("--window", type=float, metavar="S", help="seconds that are looked at together")
@@ -109,8 +111,10 @@ def _within(model: Path, budget: float) -> tuple[tuple[int, int], float]:
     import polars as pl
 
     from audiolib.pareto import pick
+    from audiolib.pretrained import located
     from audiolib.results import main_metric, read_rows
 
+    model = located(model)
     places = [model, model.resolve().parent / "evaluate"]
     folder = next((place for place in places if (place / "rows.parquet").exists()), None)
     if folder is None:
