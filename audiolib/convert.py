@@ -6,13 +6,17 @@ Those that the papers' authors publish are read by `convert_published.py`. Only 
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from audiolib.errors import AudiolibError
+from audiolib.files import atomic_path, write_json
 from audiolib.models.spectrogram_transformer import SpectrogramTransformer, TransformerConfig
+from audiolib.pretrained import load, load_card
 
 State = dict[str, Tensor]
 
@@ -174,6 +178,32 @@ def to_hugging_face_ast(model: SpectrogramTransformer, classes: list[str]) -> tu
             found[f"{theirs}.layernorm_before.{kind}"] = weights[f"{own}.norm1.{kind}"]
             found[f"{theirs}.layernorm_after.{kind}"] = weights[f"{own}.norm2.{kind}"]
     return values, {name: tensor.contiguous().clone() for name, tensor in found.items()}
+
+
+def write_hugging_face(source: Path, out: Path) -> None:
+    """A model folder of ours as one that transformers reads: weights, config and feature extractor.
+
+    Raises:
+        AudiolibError: transformers' AST cannot compute this model.
+    """
+    model, card = load(source), load_card(source)
+    if not isinstance(model, SpectrogramTransformer):
+        raise AudiolibError(f"{source} is no transformer; Hugging Face's AST cannot hold it")
+    values, state = to_hugging_face_ast(model, card.classes)
+    extractor = {
+        "feature_extractor_type": "ASTFeatureExtractor",
+        "do_normalize": True,
+        "max_length": card.frames,
+        "mean": card.frontend["mean"],
+        "std": card.frontend["std"],
+        "num_mel_bins": card.frontend["mel_bins"],
+        "sampling_rate": card.frontend["sample_rate"],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out / "model.safetensors") as temporary:
+        save_file(state, temporary, {"format": "pt"})
+    write_json(out / "preprocessor_config.json", extractor)
+    write_json(out / "config.json", values)
 
 
 def renamed(name: str, rules: list[Any]) -> str:

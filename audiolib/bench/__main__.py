@@ -3,7 +3,19 @@
 import argparse
 from pathlib import Path
 
-from audiolib.bench import coarse, features, flexible, length, loading, packing, scale, scan, scan_gpu, storage
+from audiolib.bench import (
+    coarse,
+    features,
+    flexible,
+    length,
+    listening,
+    loading,
+    packing,
+    scale,
+    scan,
+    scan_gpu,
+    storage,
+)
 from audiolib.bench.kept import keep
 from audiolib.bench.timing import Result
 from audiolib.errors import run_main
@@ -17,6 +29,7 @@ BENCHMARKS = {
     "loading": loading.measure,
     "scan": scan.measure,
     "length": length.measure,
+    "listening": listening.measure,
     "scale": scale.measure,
     "scan_gpu": scan_gpu.measure,
 }

@@ -36,7 +36,9 @@ def convert_command(parser: argparse.ArgumentParser) -> Run:
         if asked.out.exists() and any(asked.out.iterdir()):
             raise AudiolibError(f"{asked.out} is not empty; name a new folder")
         if asked.source.is_dir() and "format" in _json(asked.source / "config.json"):
-            _to_hugging_face(asked.source, asked.out)
+            from audiolib.convert import write_hugging_face
+
+            write_hugging_face(asked.source, asked.out)
         else:
             _from_others(asked)
         print(f"{asked.source} -> {asked.out}")
@@ -89,34 +91,6 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise AudiolibError(f"cannot read {path}: {error}") from error
     return found
-
-
-def _to_hugging_face(source: Path, out: Path) -> None:
-    from safetensors.torch import save_file
-
-    from audiolib.convert import to_hugging_face_ast
-    from audiolib.files import atomic_path, write_json
-    from audiolib.models.spectrogram_transformer import SpectrogramTransformer
-    from audiolib.pretrained import load, load_card
-
-    model, card = load(source), load_card(source)
-    if not isinstance(model, SpectrogramTransformer):
-        raise AudiolibError(f"{source} is no transformer; Hugging Face's AST cannot hold it")
-    values, state = to_hugging_face_ast(model, card.classes)
-    extractor = {
-        "feature_extractor_type": "ASTFeatureExtractor",
-        "do_normalize": True,
-        "max_length": card.frames,
-        "mean": card.frontend["mean"],
-        "std": card.frontend["std"],
-        "num_mel_bins": card.frontend["mel_bins"],
-        "sampling_rate": card.frontend["sample_rate"],
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out / "model.safetensors") as temporary:
-        save_file(state, temporary, {"format": "pt"})
-    write_json(out / "preprocessor_config.json", extractor)
-    write_json(out / "config.json", values)
 
 
 def _from_others(asked: argparse.Namespace) -> None:
