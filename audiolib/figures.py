@@ -150,6 +150,27 @@ def spectrograms(examples: dict[str, np.ndarray], hop_ms: float) -> Figure:
     return figure
 
 
+def heard_over_time(mel: np.ndarray, hop_ms: float, centres: list[float], lines: dict[str, list[float]]) -> Figure:
+    """A spectrogram, and below it how probable each class is over time.
+
+    Args:
+        mel: (t, f) log-mel.
+        hop_ms: its hop.
+        centres: seconds, the middles of the windows.
+        lines: for each class its probability in each window.
+    """
+    figure, seconds = Figure(figsize=(8, 4.6), layout="constrained"), len(mel) * hop_ms / 1000
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    upper.imshow(mel.T, origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, mel.shape[1]))
+    upper.set(ylabel="mel band")
+    for name, values in lines.items():
+        lower.plot(centres, values, marker="o", ms=3, label=name)
+    lower.set(xlabel="seconds", ylabel="probability", ylim=(0, 1.02), xlim=(0, seconds))
+    lower.grid(alpha=0.25)
+    lower.legend(fontsize=8, loc="upper right")
+    return figure
+
+
 def study_lines(rows: pl.DataFrame, order: list[str]) -> Figure:
     """A study: accuracy along each axis it has measured, and at 16 x 16 over the cost of training; a line a corpus.
 

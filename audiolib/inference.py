@@ -53,7 +53,7 @@ class Listener:
         hop_ms: float | None = None,
         device: str = "auto",
     ) -> None:
-        self.device = pick_device(device)
+        self.folder, self.device = folder, pick_device(device)
         self.model, self.card = load(folder, str(self.device)), load_card(folder)
         if (patch is not None and min(patch) < 1) or (hop_ms is not None and not 1 <= hop_ms <= 1000):
             raise AudiolibError("a patch has at least 1 band and 1 frame, a hop lasts 1 to 1000 ms")

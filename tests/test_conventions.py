@@ -21,6 +21,8 @@ DOORS = {
     "matplotlib": {"figures.py", "page.py"},
     "jinja2": {"page.py"},
     "plotly": {"charts.py"},
+    "gradio": {"demo.py"},
+    "onnxscript": {"export.py"},
     "dvc": set(),
     "triton": {"triton_kernels.py"},
     "mamba_ssm": {"mamba_package.py"},

@@ -5,6 +5,7 @@ against the audio-classification pipeline of transformers with the same AST.
 import os
 import tempfile
 import time
+import wave
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -16,6 +17,7 @@ import torch
 from audiolib.bench.timing import Result, race
 from audiolib.convert import write_hugging_face
 from audiolib.follow import follow
+from audiolib.frontend import decode
 from audiolib.inference import Listener, whole_files
 from audiolib.models import create_model
 from audiolib.pretrained import Card, save_pretrained
@@ -37,13 +39,9 @@ def measure(device: torch.device, rounds: int) -> list[Result]:
 
 
 def _long(folder: Path) -> list[Result]:
-    import soundfile
-
     found, random = [], np.random.default_rng(0)
     for minutes in MINUTES:
-        with soundfile.SoundFile(folder / f"{minutes}.wav", "w", RATE, 1) as file:
-            for _ in range(minutes):
-                file.write(random.standard_normal(60 * RATE) / 10)
+        _write(folder / f"{minutes}.wav", random, 60 * minutes)
     models = {"ast_nano": 1000, "flexi_nano": 1000, "elastic_nano": 3000, "aum_nano": 1000, "aum_nano, streamed": 3000}
     for name, frames in models.items():
         saved = _saved(folder / name, name.split(",")[0], frames, FOLLOWS if "streamed" in name else {})
@@ -55,6 +53,15 @@ def _long(folder: Path) -> list[Result]:
             )
             found.append(Result("listening", case, f"{minutes} min of sound", "peak memory", peak, peak, peak, "MiB"))
     return found
+
+
+def _write(path: Path, random: np.random.Generator, seconds: int) -> None:
+    with wave.open(str(path), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(RATE)
+        for _ in range(seconds):
+            out.writeframes((random.standard_normal(RATE) * 3000).astype("<i2").tobytes())
 
 
 def _saved(folder: Path, kind: str, frames: int, changes: dict[str, str]) -> Path:
@@ -94,12 +101,9 @@ def _alone(work: Callable[[], None]) -> tuple[float, float]:
 
 
 def _many(folder: Path) -> list[Result]:
-    import soundfile
-
-    random, files = np.random.default_rng(1), []
-    for number in range(FILES):
-        files.append(folder / f"short-{number:05d}.wav")
-        soundfile.write(files[-1], random.standard_normal(RATE) / 10, RATE)
+    random, files = np.random.default_rng(1), [folder / f"short-{number:05d}.wav" for number in range(FILES)]
+    for path in files:
+        _write(path, random, 1)
     model = create_model("ast_nano", len(CLASSES), seed=1, frames=FRAMES, prefix_tokens=2, border="crop")
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
     save_pretrained(model, Card(CLASSES, False, FRONTEND, (16, 16), FRAMES, 1, "none"), folder / "many")
@@ -129,13 +133,12 @@ def _many(folder: Path) -> list[Result]:
 
 def _pipeline(model: Path) -> Classify:
     """Theirs, with the same weights; files are read for it, so that it needs no ffmpeg."""
-    import soundfile
     from transformers import pipeline
 
     run = pipeline("audio-classification", model=str(model), device="cpu")
 
     def classify(files: list[Path], batch: int) -> list[dict[str, float]]:
-        sounds = ({"raw": soundfile.read(f, dtype="float32")[0], "sampling_rate": RATE} for f in files)
+        sounds = ({"raw": decode(path, RATE, 0.0, None), "sampling_rate": RATE} for path in files)
         answers = run(sounds, batch_size=batch, top_k=len(CLASSES))
         return [{entry["label"]: entry["score"] for entry in answer} for answer in answers]
 

@@ -21,6 +21,7 @@ COMMANDS = {
     ),
     "export": ("convert", "write a model as ONNX"),
     "share": ("convert", "make a folder for others: weights, results, and a model card made of them"),
+    "demo": ("inspect", "open a page in the browser to try a model on sounds"),
     "compare": ("compare", "put recorded runs side by side: tables, significance, a report"),
     "pick": ("compare", "name the model, patch size and hop to use within limits of cost or accuracy"),
 }

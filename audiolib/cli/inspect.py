@@ -140,3 +140,16 @@ def _whole(folder: Path) -> str:
                 )
         return f"checkpoints, whole: {', '.join(path.stem for path in steps)}"
     raise AudiolibError(f"{folder} is no model, features or checkpoint folder")
+
+
+def demo_command(parser: argparse.ArgumentParser) -> Run:
+    """`audiolib demo MODEL [--port N]`."""
+    parser.add_argument("model", metavar="DIR", help="a trained model's folder, or hub:user/name")
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="where it answers (%(default)s)")
+
+    def run(asked: argparse.Namespace) -> None:
+        from audiolib.demo import page
+
+        page(asked.model).launch(server_name="127.0.0.1", server_port=asked.port, share=False)
+
+    return run
