@@ -24,8 +24,9 @@ repro: $(STAMP)
 	python -m audiolib.config.project
 	dvc repro
 
+# Two files of tests at a time, each in one thread.
 test: $(STAMP)
-	python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	ruff check .

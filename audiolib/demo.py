@@ -104,7 +104,7 @@ def page(model: Path | str) -> "Blocks":
                 window = gradio.Slider(0.2, max(10.0, longest), value=longest, step=0.02, label="window (s)")
             with gradio.Column(scale=2):
                 label = gradio.Label(num_top_classes=5, label="whole sound")
-                plot = gradio.Plot(label="spectrogram and what was said when")
+                plot = gradio.Plot(label="spectrogram and what was said when", show_label=False)
                 cost = gradio.Markdown()
         settings = [sound, patch, hop_ms, window]
         for changed in (sound.change, patch.release, hop_ms.release, window.release):

@@ -1,0 +1,53 @@
+"""The picture of the MLflow UI in README.md: the recorded runs side by side, in headless Chromium.
+
+    python docs/screenshot.py [PROJECT] [OUT.png]
+
+PROJECT is a folder with recorded runs (`mlflow.db`), this one unless told.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+PORT = 5078
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SWITCHES = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--disable-quic"]
+
+
+def main() -> None:
+    """Serve the runs, wait for the page to be drawn, keep the picture."""
+    project = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
+    out = Path(sys.argv[2] if len(sys.argv) > 2 else "docs/mlflow.png").resolve()
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None or not (project / "mlflow.db").exists():
+        sys.exit(f"this needs one of {', '.join(BROWSERS)}, and {project / 'mlflow.db'}")
+    command = [sys.executable, "-m", "audiolib.tracking", "--port", str(PORT)]
+    server = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        page = next(word for line in server.stderr or () for word in line.split() if word.startswith("http"))
+        _wait(f"http://127.0.0.1:{PORT}/health")
+        with tempfile.TemporaryDirectory() as profile:
+            words = [f"--user-data-dir={profile}", "--window-size=1400,1000", f"--screenshot={out}"]
+            subprocess.run([browser, *SWITCHES, *words, "--virtual-time-budget=60000", page], check=True)
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+    print(out)
+
+
+def _wait(address: str) -> None:
+    for _ in range(120):
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.5)
+    sys.exit(f"{address} did not answer within a minute")
+
+
+if __name__ == "__main__":
+    main()
