@@ -12,7 +12,7 @@ from audiolib.augment import Random, add_noise, fit_length, mask_bands, mask_fra
 from audiolib.batches import Batch, pack, pooled
 from audiolib.dataset import Clips
 from audiolib.order import Order
-from audiolib.packing import at_least, best_fit, deal, next_fit
+from audiolib.packing import best_fit, deal, next_fit
 from audiolib.rng import rng
 from audiolib.views import View
 
@@ -74,7 +74,6 @@ def packed_steps(
         packs = best_fit(sizes, packing.tokens, packing.window)
     else:
         packs = next_fit(sizes, packing.tokens)
-    packs = at_least(packs, world)
     starts = range(0, len(packs), 256)
     mixed = [start + place for start in starts for place in mixing.permutation(min(256, len(packs) - start)).tolist()]
     # Clips of equal token counts lie side by side: attention takes them in one call.
@@ -118,9 +117,10 @@ class Epoch(Dataset):
     def __getitem__(self, number: int) -> Batch:
         step, part = divmod(number, self.parts)
         shares = self.steps[step]
-        own = shares[self.rank * self.parts + part]
+        # A worker without a clip of a small pack takes one that counts for nothing: all take part in every step.
+        own = shares[self.rank * self.parts + part] or max(shares, key=len)[:1]
         mels, targets, draws = zip(*(self._changed(index, view) for index, view in own), strict=True)
-        weight = len(own) * len(shares) / sum(map(len, shares))
+        weight = len(shares[self.rank * self.parts + part]) * len(shares) / sum(map(len, shares))
         return shown(list(mels), np.stack(targets), [view for _, view in own], draws, weight)
 
     def _changed(self, index: int, view: View) -> tuple[np.ndarray, np.ndarray, int]:

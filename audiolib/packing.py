@@ -3,8 +3,6 @@
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
-from audiolib.errors import AudiolibError
-
 Pack = list[int]  # places of clips in the order that was given
 
 
@@ -52,7 +50,10 @@ def best_fit(sizes: Sequence[int], budget: int, window: int) -> list[Pack]:
 
 
 def deal(pack: Pack, sizes: Sequence[int], world: int) -> list[Pack]:
-    """Share a pack among workers, the largest clips first, each to the worker with the fewest tokens."""
+    """Share a pack among workers, the largest clips first, each to the worker with the fewest tokens.
+
+    With fewer clips than workers some shares are empty.
+    """
     shares: list[Pack] = [[] for _ in range(world)]
     held = [0] * world
     for place in sorted(pack, key=lambda p: -sizes[p]):
@@ -60,24 +61,6 @@ def deal(pack: Pack, sizes: Sequence[int], world: int) -> list[Pack]:
         shares[lightest].append(place)
         held[lightest] += sizes[place]
     return shares
-
-
-def at_least(packs: list[Pack], clips: int) -> list[Pack]:
-    """Put packs of fewer than `clips` clips together, so that every worker has one.
-
-    Raises:
-        AudiolibError: there are not that many clips in all.
-    """
-    if sum(map(len, packs)) < clips:
-        held = sum(map(len, packs))
-        raise AudiolibError(f"{held} training clips cannot be shared by {clips} workers; lower train.num_workers")
-    enough: list[Pack] = []
-    for pack in sorted(packs, key=len):
-        if enough and len(enough[-1]) < clips:
-            enough[-1] = enough[-1] + pack
-        else:
-            enough.append(list(pack))
-    return enough
 
 
 def fill(sizes: Sequence[int], packs: list[Pack], budget: int) -> float:

@@ -6,11 +6,17 @@ from pathlib import Path
 
 from audiolib.errors import run_main
 from audiolib.progress import say
-from audiolib.reliability import kills, rot, stores, workers
+from audiolib.reliability import kills, order, rot, stores, workers
 from audiolib.reliability.material import make_features
 from audiolib.reliability.pages import keep
 
-TRIALS = {"kills": kills.measure, "rot": rot.measure, "stores": stores.measure, "workers": workers.measure}
+TRIALS = {
+    "kills": kills.measure,
+    "order": order.measure,
+    "rot": rot.measure,
+    "stores": stores.measure,
+    "workers": workers.measure,
+}
 
 
 def main() -> None:
