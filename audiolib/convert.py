@@ -189,6 +189,13 @@ def write_hugging_face(source: Path, out: Path) -> None:
     model, card = load(source), load_card(source)
     if not isinstance(model, SpectrogramTransformer):
         raise AudiolibError(f"{source} is no transformer; Hugging Face's AST cannot hold it")
+    settings = {"kind": "kaldi", "window_ms": 25.0, "hop_ms": 10.0}
+    other = [name for name, value in settings.items() if card.frontend.get(name, value) != value]
+    if other or card.compression != 1 or (card.patch, card.frames) != (model.config.patch, model.config.frames):
+        raise AudiolibError(
+            f"Hugging Face's feature extractor makes Kaldi log-mel of 25 ms every 10 ms, uncompressed; {source} was "
+            "trained on something else"
+        )
     values, state = to_hugging_face_ast(model, card.classes)
     extractor = {
         "feature_extractor_type": "ASTFeatureExtractor",

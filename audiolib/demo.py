@@ -32,7 +32,7 @@ def hear(
     Args:
         listener: the model.
         path: of a sound file.
-        patch: size of square patches.
+        patch: size of square patches; the model's own number of bands stands for its own patch.
         hop_ms: time resolution.
         window: seconds that are looked at together; windows overlap by half.
 
@@ -40,7 +40,7 @@ def hear(
         AudiolibError: the file cannot be read.
     """
     own = copy.copy(listener)
-    own.patch, own.hop_ms = (patch, patch), hop_ms
+    own.patch, own.hop_ms = listener.patch if patch == listener.patch[0] else (patch, patch), hop_ms
     started = time.perf_counter()
     said = list(own.listen([path], window=window, stride=window / 2))
     spent = time.perf_counter() - started
@@ -98,8 +98,8 @@ def page(model: Path | str) -> "Blocks":
         with gradio.Row():
             with gradio.Column(scale=1):
                 sound = gradio.Audio(type="filepath", label="sound")
-                patch = gradio.Slider(*SIZES, value=listener.patch[0], step=1, label="patch size")
-                hop_ms = gradio.Slider(*HOPS_MS, value=hop, step=1, label="hop (ms)")
+                patch = gradio.Slider(*_reach(SIZES, listener.patch[0]), step=1, label="patch size")
+                hop_ms = gradio.Slider(*_reach(HOPS_MS, hop), step=1, label="hop (ms)")
                 longest = round(min(listener.own_seconds, 10.0), 2)
                 window = gradio.Slider(0.2, max(10.0, longest), value=longest, step=0.02, label="window (s)")
             with gradio.Column(scale=2):
@@ -110,3 +110,8 @@ def page(model: Path | str) -> "Blocks":
         for changed in (sound.change, patch.release, hop_ms.release, window.release):
             changed(run, settings, [label, plot, cost], api_name="hear" if changed == sound.change else False)
     return blocks
+
+
+def _reach(reach: tuple[int, int], own: float) -> tuple[float, float, float]:
+    """Ends of a slider that holds a model's own value, and that value."""
+    return min(reach[0], own), max(reach[1], own), own

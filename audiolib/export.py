@@ -20,17 +20,17 @@ from audiolib.models.patch import PatchEmbed
 from audiolib.models.positions import GridPositions, Places, Size
 from audiolib.models.spectrogram_transformer import SpectrogramTransformer
 
-# Doublings of the scan: up to 2**15 tokens.
-DOUBLINGS = 15
+# Doublings of the scan: up to 2**20 tokens, six hours at patch 16.
+DOUBLINGS = 20
 
 
 class TimePositions(nn.Module):
     """How stored positions are read along a time axis whose length is known only when the graph runs."""
 
-    def __init__(self, embed: PatchEmbed, patch: Size, stored: int) -> None:
+    def __init__(self, embed: PatchEmbed, patch: Size, stored: int, hop: float) -> None:
         super().__init__()
         axis = embed.positions.columns
-        self.mode, self.cell, self.size, self.stored = axis.mode, axis.cell, patch[1], stored
+        self.mode, self.cell, self.size, self.stored, self.hop = axis.mode, axis.cell, patch[1], stored, hop
 
     def forward(self, starts: Tensor, length: Tensor) -> Tensor:
         """(n, stored) weights for patches with these first frames in clips of `length` frames; see `positions.py`."""
@@ -40,7 +40,7 @@ class TimePositions(nn.Module):
             centres = (torch.arange(starts.shape[0], dtype=torch.float64) + 0.5) * scale - 0.5
             reach = scale.clamp(min=1.0)
         else:
-            shrink = (self.stored * self.cell / length).clamp(max=1.0)
+            shrink = (self.stored * self.cell / length).clamp(max=self.hop)
             centres = ((starts + self.size / 2) * shrink / self.cell - 0.5).clamp(0, self.stored - 1)
             reach = (self.size * shrink / self.cell).clamp(min=1.0)
         weights = (1 - (places[None, :] - centres[:, None]).abs() / reach).clamp(min=0)
@@ -50,7 +50,7 @@ class TimePositions(nn.Module):
 class GraphEmbed(nn.Module):
     """`PatchEmbed` at one patch size for equal clips: (m, t, f) to (m, time, bands, d)."""
 
-    def __init__(self, embed: PatchEmbed, patch: Size) -> None:
+    def __init__(self, embed: PatchEmbed, patch: Size, hop: float) -> None:
         super().__init__()
         rows = embed.starts(embed.mel_bins, 0, patch)
         self.border, self.patch, self.step = embed.border, patch, embed.step(patch, 1)
@@ -69,7 +69,7 @@ class GraphEmbed(nn.Module):
                 band = positions.rows.matrix(len(positions.band), where, positions.band) @ positions.band
                 grid = positions.time[:, None] + band[None]  # Weights of a time sum to 1: bands may be added before.
             self.register_buffer("grid", grid.clone())
-        self.positions = TimePositions(embed, patch, len(grid))
+        self.positions = TimePositions(embed, patch, len(grid), hop)
 
     def forward(self, mel: Tensor) -> Tensor:
         clips, length = mel.shape[0], mel.shape[1]
@@ -94,9 +94,9 @@ class GraphEmbed(nn.Module):
 class GraphTransformer(nn.Module):
     """`SpectrogramTransformer` for equal clips: (m, t, f) to (m, c)."""
 
-    def __init__(self, model: SpectrogramTransformer, patch: Size) -> None:
+    def __init__(self, model: SpectrogramTransformer, patch: Size, hop: float) -> None:
         super().__init__()
-        self.embed, self.model = GraphEmbed(model.embed, patch), model
+        self.embed, self.model = GraphEmbed(model.embed, patch, hop), model
 
     def forward(self, mel: Tensor) -> Tensor:
         model, config = self.model, self.model.config
@@ -132,9 +132,9 @@ def _attention_pool(pool: AttentionPool, x: Tensor) -> Tensor:
 class GraphMamba(nn.Module):
     """`AudioMamba` for equal clips: (m, t, f) to (m, c)."""
 
-    def __init__(self, model: AudioMamba, patch: Size) -> None:
+    def __init__(self, model: AudioMamba, patch: Size, hop: float) -> None:
         super().__init__()
-        self.embed, self.model = GraphEmbed(model.embed, patch), model
+        self.embed, self.model = GraphEmbed(model.embed, patch, hop), model
 
     def forward(self, mel: Tensor) -> Tensor:
         model, config = self.model, self.model.config
@@ -202,28 +202,37 @@ def doubled(decay: Tensor, push: Tensor) -> Tensor:
     return push
 
 
-def graph(model: Classifier, patch: Size | None = None) -> nn.Module:
-    """A model as a module of (m, t, f) normalised log-mel to (m, c) logits; clips are at least a patch long."""
+def graph(model: Classifier, patch: Size | None = None, hop: float = 1.0) -> nn.Module:
+    """A model as a module of (m, t, f) normalised log-mel to (m, c) logits; clips are at least a patch long.
+
+    Args:
+        model: on the CPU.
+        patch: patch size to build in; null = the model's own.
+        hop: frames of the stored positions that a frame lasts (`Batch.stretch`).
+    """
     patch = patch or model.config.patch
     model = model.eval()
     if isinstance(model, SpectrogramTransformer):
-        return GraphTransformer(model, patch).eval()
+        return GraphTransformer(model, patch, hop).eval()
     if isinstance(model, AudioMamba):
-        return GraphMamba(model, patch).eval()
+        return GraphMamba(model, patch, hop).eval()
     raise AudiolibError(f"{type(model).__name__} cannot be exported")
 
 
-def export_onnx(model: Classifier, patch: Size | None, out: Path) -> None:
+def export_onnx(model: Classifier, patch: Size | None, out: Path, hop: float = 1.0) -> None:
     """Write a model as ONNX with free numbers of clips and frames.
 
     Args:
         model: on the CPU.
         patch: patch size to build in; null = the model's own.
         out: the file.
+        hop: as in `graph`.
 
     Raises:
-        AudiolibError: onnx or onnxscript is not installed.
+        AudiolibError: onnx or onnxscript is not installed, or `out` is a folder.
     """
+    if out.is_dir():
+        raise AudiolibError(f"{out} is a folder; name a file to write")
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -233,7 +242,7 @@ def export_onnx(model: Classifier, patch: Size | None, out: Path) -> None:
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.inference_mode(False), torch.no_grad():
         program = torch.onnx.export(
-            graph(model, patch), (example,), dynamo=True, input_names=["log_mel"], output_names=["logits"],
+            graph(model, patch, hop), (example,), dynamo=True, input_names=["log_mel"], output_names=["logits"],
             dynamic_shapes=(free,), verbose=False,
         )  # fmt: skip
     with atomic_path(out) as temporary:

@@ -150,3 +150,13 @@ def fresh_folder(path: Path) -> Path:
             shutil.rmtree(path)
         path.mkdir(parents=True)
     return path
+
+
+def new_folder(path: Path) -> None:
+    """Make sure that a folder can be written without touching what is there.
+
+    Raises:
+        AudiolibError: it has something in it, or is a file.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise AudiolibError(f"{path} is not empty; name a new folder")

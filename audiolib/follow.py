@@ -57,7 +57,7 @@ def _stream(listener: Listener, every: float) -> tuple[Stream, Frontend]:
         )
     if frontend.kind != "kaldi":
         raise AudiolibError(f"a stream needs log-mel that looks at frames alone; this model has kind: {frontend.kind}")
-    return Stream(model), frontend
+    return Stream(model, view.stretch), frontend
 
 
 def _so_far(listener: Listener, stream: Stream, path: Path, end: float) -> Heard:

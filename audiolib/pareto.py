@@ -32,6 +32,8 @@ def pick(
     Raises:
         AudiolibError: no cell is within the limits; says what the nearest ones reach.
     """
+    if cells.is_empty():
+        raise AudiolibError("nothing was measured of this model")
     limits = {"ms": max_ms, "gmac": max_gmac, "mib": max_mib}
     within = cells
     for cost, limit in limits.items():

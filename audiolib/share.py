@@ -7,10 +7,10 @@ import polars as pl
 
 from audiolib.compare import Record, read_record
 from audiolib.errors import AudiolibError
-from audiolib.files import write_text
+from audiolib.files import new_folder, write_text
 from audiolib.models import plain_config
 from audiolib.page import Table, markdown_table
-from audiolib.pretrained import FILES, Card, load, load_card
+from audiolib.pretrained import FILES, Card, load, load_card, located
 from audiolib.results import AXES, at_home
 
 _TITLES = {"patch": "Patch size", "length": "Clip length", "hop": "Hop"}
@@ -25,12 +25,14 @@ def share(model: Path, results: Path, out: Path) -> None:
         out: a new folder.
 
     Raises:
-        AudiolibError: not these folders, or `out` is not empty.
+        AudiolibError: not these folders, results of another stage, or `out` is not empty.
     """
-    if out.exists() and any(out.iterdir()):
-        raise AudiolibError(f"{out} is not empty; name a new folder")
+    model = located(model)
+    new_folder(out)
     network, card, record = load(model), load_card(model), read_record(results)
     stage = model.resolve().name if model.resolve().name in record.rows["stage"] else "finetune"
+    if stage not in record.rows["stage"]:
+        raise AudiolibError(f"{results} has no results of stage {stage}")
     kind = str(plain_config(network)["kind"])
     told = (kind, sum(parameter.numel() for parameter in network.parameters()))
     out.mkdir(parents=True, exist_ok=True)

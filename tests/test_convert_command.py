@@ -106,6 +106,19 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, hugging_face):
     for source, message in refused.items():
         done = audiolib("convert", tmp_path / source, tmp_path / "out")
         assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
+    (tmp_path / "cut.pth").write_bytes(b"")
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    for words, message in (
+        (("cut.pth",), "cannot read"),
+        (("list.pth",), "no table of tensors"),
+        (("other.pth", "--stride", "0"), "no positive whole number"),
+        (("other.pth", "--std", "0"), "no positive number"),
+    ):
+        done = audiolib("convert", tmp_path / words[0], tmp_path / "out", *words[1:])
+        assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
+    assert "is not empty" in audiolib("convert", tmp_path / "other.pth", tmp_path / "odd.pth").stderr
+    coarse = saved(tmp_path / "coarse", "ast_nano", compression=2, method="frame_shift")
+    assert "was trained on something else" in audiolib("convert", coarse, tmp_path / "out").stderr
     mamba = saved(tmp_path / "aum", "aum_nano")
     assert "no transformer" in audiolib("convert", mamba, tmp_path / "out").stderr
     assert "not empty" in audiolib("convert", hugging_face, mamba).stderr

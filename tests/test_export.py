@@ -52,6 +52,16 @@ def test_the_graph_gives_the_models_own_logits(name, changes, patch):
         assert wanted.std(0).max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["ast_nano", "elastic_nano"])
+@pytest.mark.parametrize("frames", [40, 151])
+def test_the_graph_at_another_hop(name, frames):
+    model = small(name)
+    with torch.inference_mode():
+        found = graph(model, (16, 16), 1.7)(sounds(frames))
+        wanted = model(pack(list(sounds(frames)), stretch=[1.7] * 3), (16, 16))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["ast_nano", "flexi_nano", "elastic_nano", "aum_nano"])
 def test_onnx_runs_elsewhere_at_any_length(name, tmp_path):
     model, patch = small(name, depth=1), (12, 16)
@@ -84,6 +94,11 @@ def test_export_from_the_command_line(tmp_path):
     assert done.returncode == 0 and "at least 12 frames" in done.stdout and "(x - -7.0000) / 8.0000" in done.stdout
     assert (tmp_path / "m.onnx").stat().st_size > 10_000
     assert audiolib("export", tmp_path, tmp_path / "x.onnx").returncode == 1
+    refused = audiolib("export", folder, tmp_path)
+    assert refused.returncode == 1 and "is a folder" in refused.stderr and "Traceback" not in refused.stderr
+    assert "0 is no patch size" in audiolib("export", folder, tmp_path / "x.onnx", "--patch", "0").stderr.replace(
+        "'", ""
+    )
 
 
 def test_other_modules_are_refused():

@@ -244,17 +244,21 @@ def test_info_doctor_and_verify(folder, tmp_path, small_features):
 FOLLOWS = {"directions": "fo-fo", "order": "time", "class_token": "end", "positions": "centre", "border": "pad"}
 
 
-@pytest.mark.parametrize("rate, seconds, every", [(16000, 23.3, 5.0), (16000, 0.4, 1.0), (44100, 21.0, 7.0)])
-def test_a_followed_file_is_what_the_model_says_of_its_beginning(tmp_path, rate, seconds, every):
-    listener = Listener(streaming_model(tmp_path / "m"))
+FOLLOWED = [(16000, 23.3, 5.0, 10), (16000, 0.4, 1.0, 10), (44100, 21.0, 7.0, 10), (16000, 12.2, 4.0, 20)]
+
+
+@pytest.mark.parametrize("rate, seconds, every, hop", FOLLOWED)
+def test_a_followed_file_is_what_the_model_says_of_its_beginning(tmp_path, rate, seconds, every, hop):
+    listener = Listener(streaming_model(tmp_path / "m"), hop_ms=hop)
     path = sound(tmp_path / "a.wav", seconds, rate=rate)
     told = list(follow(listener, path, every, pytest.fail))
     assert [round(h.end, 1) for h in told] == [*np.arange(every, seconds - 0.1, every), seconds]
     for heard in (told[0], told[-1]):
-        mel = log_mel(decode(path, 16000, 0, None), Frontend(16000, 128, 25.0, 10.0))
-        mel = mel[: round(heard.end * 100)]  # Frames that begin before then.
+        mel = log_mel(decode(path, 16000, 0, None), Frontend(16000, 128, 25.0, hop))
+        mel = mel[: round(heard.end * 1000 / hop)]  # Frames that begin before then.
+        batch = pack([torch.from_numpy(listener.normalised(mel))], stretch=[hop / 10])
         with torch.inference_mode():
-            whole = listener.model(pack([torch.from_numpy(listener.normalised(mel))])).softmax(1)[0].numpy()
+            whole = listener.model(batch).softmax(1)[0].numpy()
         assert np.allclose(heard.values, whole, atol=1e-4 if rate == 16000 else 1e-3)
     if len(told) > 1:
         assert not np.allclose(told[0].values, told[-1].values, atol=1e-3)

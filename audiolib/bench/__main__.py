@@ -15,6 +15,7 @@ from audiolib.bench import (
     scan,
     scan_gpu,
     storage,
+    sweep,
 )
 from audiolib.bench.kept import keep
 from audiolib.bench.timing import Result
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "length": length.measure,
     "listening": listening.measure,
     "scale": scale.measure,
+    "sweep": sweep.measure,
     "scan_gpu": scan_gpu.measure,
 }
 NAMES = [*BENCHMARKS, "storage"]

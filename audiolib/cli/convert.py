@@ -27,14 +27,17 @@ def convert_command(parser: argparse.ArgumentParser) -> Run:
     )
     parser.add_argument("out", type=Path, help="folder to write: ours, or Hugging Face's for one of ours")
     parser.add_argument("--labels", type=Path, help="class names, one a line, where the weights do not say")
-    parser.add_argument("--stride", type=int, default=10, help="step between patches of a .pth file (%(default)s)")
+    parser.add_argument(
+        "--stride", type=_positive, default=10, help="step between patches of a .pth file (%(default)s)"
+    )
     parser.add_argument("--mean", type=float, default=-4.2677393, help="of the log-mel of its training (AudioSet's)")
-    parser.add_argument("--std", type=float, default=4.5689974, help="of the log-mel of its training (AudioSet's)")
+    parser.add_argument("--std", type=_spread, default=4.5689974, help="of the log-mel of its training (AudioSet's)")
     parser.add_argument("--multi-label", action="store_true", help="a clip may have several classes, as in AudioSet")
 
     def run(asked: argparse.Namespace) -> None:
-        if asked.out.exists() and any(asked.out.iterdir()):
-            raise AudiolibError(f"{asked.out} is not empty; name a new folder")
+        from audiolib.files import new_folder
+
+        new_folder(asked.out)
         if asked.source.is_dir() and "format" in _json(asked.source / "config.json"):
             from audiolib.convert import write_hugging_face
 
@@ -47,22 +50,25 @@ def convert_command(parser: argparse.ArgumentParser) -> Run:
 
 
 def export_command(parser: argparse.ArgumentParser) -> Run:
-    """`audiolib export MODEL OUT.onnx [--patch N]`."""
-    parser.add_argument("model", type=Path, metavar="DIR", help="a trained model's folder")
+    """`audiolib export MODEL OUT.onnx [--patch N] [--hop-ms MS]`."""
+    parser.add_argument("model", metavar="DIR", help="a trained model's folder, or hub:user/name")
     parser.add_argument("out", type=Path, metavar="OUT", help="the .onnx file to write")
     parser.add_argument("--patch", type=patch_size, metavar="N|FxT", help="patch size to build in; default: its own")
+    parser.add_argument("--hop-ms", type=float, metavar="MS", help="time resolution to build in; default: its own")
 
     def run(asked: argparse.Namespace) -> None:
         from audiolib.export import export_onnx
-        from audiolib.pretrained import load, load_card
+        from audiolib.inference import Listener
 
-        card = load_card(asked.model)
-        patch = asked.patch or card.patch
-        export_onnx(load(asked.model), patch, asked.out)
-        mean, deviation = card.frontend["mean"], card.frontend["std"]
+        listener = Listener(asked.model, patch=asked.patch, hop_ms=asked.hop_ms, device="cpu")
+        view, frontend = listener.shape(listener.own_seconds)
+        export_onnx(listener.model, listener.patch, asked.out, view.stretch)
+        mean, deviation = listener.card.frontend["mean"], listener.card.frontend["std"]
+        pooled = f", {view.pool} at a time by {view.pooling}" if view.pool > 1 else ""
         print(
-            f"{asked.out}: log_mel (clips, frames, {card.frontend['mel_bins']} bands), at least {patch[1]} frames and "
-            f"normalised as (x - {mean:.4f}) / {2 * deviation:.4f}, to logits (clips, {len(card.classes)})"
+            f"{asked.out}: log_mel (clips, frames, {frontend.mel_bins} bands), at least {listener.patch[1]} frames of "
+            f"{frontend.hop_ms:g} ms{pooled}, normalised as (x - {mean:.4f}) / {2 * deviation:.4f}, to logits (clips, "
+            f"{len(listener.classes)})"
         )
 
     return run
@@ -70,7 +76,7 @@ def export_command(parser: argparse.ArgumentParser) -> Run:
 
 def share_command(parser: argparse.ArgumentParser) -> Run:
     """`audiolib share MODEL OUT [--results DIR]`."""
-    parser.add_argument("model", type=Path, metavar="DIR", help="a trained model's folder")
+    parser.add_argument("model", type=Path, metavar="DIR", help="a trained model's folder, or hub:user/name")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="its evaluation; default: evaluate beside the model"
@@ -83,6 +89,27 @@ def share_command(parser: argparse.ArgumentParser) -> Run:
         print(f"{asked.out}: {', '.join(sorted(path.name for path in asked.out.iterdir()))}")
 
     return run
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return int(text)
+
+
+def _spread(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return value
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        found = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise AudiolibError(f"cannot read {path}: {error}") from error
+    return found[:-1] if found[-1] == "" else found
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -105,8 +132,7 @@ def _from_others(asked: argparse.Namespace) -> None:
     except RuntimeError as error:
         raise AudiolibError(f"{asked.source} does not fit: {' '.join(str(error).split())}") from error
     if asked.labels is not None:
-        classes = asked.labels.read_text(encoding="utf-8").split("\n")
-        classes = classes[:-1] if classes[-1] == "" else classes
+        classes = _lines(asked.labels)
     if len(classes) != config.num_classes:
         raise AudiolibError(f"{len(classes)} class names for {config.num_classes} classes")
     frontend = {
@@ -143,12 +169,16 @@ def _read(
             extractor = _json(settings) if settings.exists() else {}
             return *from_hugging_face_ast(state, values), classes, extractor
         state = torch.load(asked.source, map_location="cpu", weights_only=True)  # Tensors alone: no code is run.
-    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, EOFError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise AudiolibError(f"cannot read weights from {asked.source}: {' '.join(str(error).split())}") from error
     except Exception as error:  # The unpickler's own class, which only pickle exports.
         if type(error).__name__ != "UnpicklingError":
             raise
         raise AudiolibError(f"{asked.source} holds more than tensors, which is not read") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise AudiolibError(f"{asked.source} holds no table of tensors by name")
     config, converted, left = from_published(state, asked.stride)
+    own = config.stride or config.patch
+    print(f"patches {config.patch[0]} x {config.patch[1]}, step {own[0]}, {config.frames} frames, as the weights tell")
     print(f"{len(state) - len(left)} tensors carried; left: {', '.join(left) or 'none'}")
     return config, converted, [str(number) for number in range(config.num_classes)], {}

@@ -150,6 +150,10 @@ def demo_command(parser: argparse.ArgumentParser) -> Run:
     def run(asked: argparse.Namespace) -> None:
         from audiolib.demo import page
 
-        page(asked.model).launch(server_name="127.0.0.1", server_port=asked.port, share=False)
+        blocks = page(asked.model)
+        try:
+            blocks.launch(server_name="127.0.0.1", server_port=asked.port, share=False)
+        except OSError as error:
+            raise AudiolibError(f"port {asked.port} is taken; choose another with --port") from error
 
     return run

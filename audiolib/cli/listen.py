@@ -95,7 +95,7 @@ def embed_command(parser: argparse.ArgumentParser) -> Run:
 def patch_size(text: str) -> tuple[int, int]:
     """`12`, or `16x8` for 16 bands x 8 frames."""
     parts = text.split("x")
-    if len(parts) > 2 or not all(part.isdigit() for part in parts):
+    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is no patch size; write 12, or 16x8 for 16 bands x 8 frames")
     return int(parts[0]), int(parts[-1])
 
@@ -120,7 +120,9 @@ def _within(model: Path, budget: float) -> tuple[tuple[int, int], float]:
     if folder is None:
         raise AudiolibError(f"--budget-ms needs results: neither {places[0]} nor {places[1]} has rows.parquet")
     rows = read_rows(folder)
-    stage = model.resolve().name if model.resolve().name in rows["stage"] else "finetune"
+    stages = rows["stage"].unique().to_list()
+    named = model.resolve().name if model.resolve().name in stages else "finetune"
+    stage = stages[0] if len(stages) == 1 else named
     chosen = pick(rows.filter((pl.col("metric") == main_metric(rows)) & (pl.col("stage") == stage)), max_ms=budget)
     best = chosen.row(0, named=True)
     shape = f"patch {best['patch_f']} x {best['patch_t']}, hop {best['hop_ms']:g} ms"

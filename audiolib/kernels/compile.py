@@ -33,25 +33,31 @@ def library(source: Path) -> ctypes.CDLL:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
     if compiler is None:
         raise KernelUnavailable(f"{source.stem} needs a C++ compiler (g++ or clang++) on first use")
-    command = [compiler, *_arguments(source)]
+    compiling, linking = _commands(compiler, source)
     texts = [path.read_text(encoding="utf-8") for path in (source, _HEADERS / "vector_math.h")]
-    told = "\0".join([*texts, torch.__version__, *command])
+    told = "\0".join([*texts, torch.__version__, *compiling, *linking])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "audiolib"
     target = folder / f"{source.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
     if not target.exists():
         print(f"compiling {source.name} with {compiler}, once (about 10 s)", file=sys.stderr, flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # Moved when whole: two processes may build at once.
-            built = Path(scratch) / target.name
-            done = subprocess.run([*command, "-o", str(built)], capture_output=True, text=True, check=False)
-            if done.returncode:
-                reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-300:])
-                raise KernelUnavailable(f"{compiler} cannot compile {source.name}: {reason.strip()}")
+            built, step = Path(scratch) / target.name, Path(scratch) / "object.o"
+            for command in ([*compiling, "-o", str(step)], [*linking, str(step), "-o", str(built), *_libraries()]):
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-300:])
+                    raise KernelUnavailable(f"{compiler} cannot compile {source.name}: {reason.strip()}")
             built.replace(target)
     return ctypes.CDLL(str(target))
 
 
-def _arguments(source: Path) -> list[str]:
+def _commands(compiler: str, source: Path) -> tuple[list[str], list[str]]:
+    """How to compile and how to link.
+
+    In one step a compiler would add its own OpenMP library beside torch's, with threads of its own: what torch has
+    loaded is used, which `torch.set_num_threads` rules.
+    """
     capability = torch.backends.cpu.get_cpu_capability()
     torch_folder = Path(torch.__file__).parent
     vector = [f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}", *_FLAGS.get(capability, [])]
@@ -61,5 +67,11 @@ def _arguments(source: Path) -> list[str]:
         f"-I{torch_folder / 'include/torch/csrc/api/include'}",
     ]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    libraries = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
-    return ["-std=c++20", "-O3", "-fPIC", "-shared", abi, *vector, *includes, str(source), *libraries]
+    # The runtime of clang's OpenMP has other names than torch's, which is GNU's on Linux.
+    threads = ["-fopenmp"] if sys.platform == "linux" and "clang" not in compiler else []
+    compiling = [compiler, "-std=c++20", "-O3", "-fPIC", "-c", *threads, abi, *vector, *includes, str(source)]
+    return compiling, [compiler, "-shared"]
+
+
+def _libraries() -> list[str]:
+    return [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu", "-lc10"]

@@ -15,12 +15,13 @@ class Stream:
 
     Args:
         model: `directions: fo-fo`, `order: time`, `class_token: end` or `mean`, and no overlap of patches.
+        hop: frames of the stored positions that one frame of the stream lasts (`Batch.stretch`).
 
     Raises:
         AudiolibError: a model that must see the end of a clip before its beginning.
     """
 
-    def __init__(self, model: AudioMamba) -> None:
+    def __init__(self, model: AudioMamba, hop: float = 1.0) -> None:
         config = model.config
         fits = config.directions == "fo-fo" and config.order == "time" and config.class_token in ("end", "mean")
         if not fits or config.stride is not None or config.border != "pad" or config.positions != "centre":
@@ -28,17 +29,17 @@ class Stream:
                 "a stream needs a model with directions: fo-fo, order: time, class_token: end or mean, positions: "
                 "centre, border: pad and no stride; others look at the whole clip"
             )
-        self.model = model.eval()
+        self.model, self.hop, self.device = model.eval(), hop, model.head.weight.device
         self.frames = 0  # that became tokens
-        self.rest = torch.zeros(0, config.mel_bins)
+        self.rest = torch.zeros(0, config.mel_bins, device=self.device)
         self.carried: list[Carried | None] = [None] * config.depth
-        self.sum = torch.zeros(1, config.width)
+        self.sum = torch.zeros(1, config.width, device=self.device)
         self.tokens = 0
 
     @torch.inference_mode()
     def feed(self, mel: Tensor) -> None:
         """Hear (t, f) further frames of normalised log-mel, any number of them."""
-        self.rest = torch.cat([self.rest, mel])
+        self.rest = torch.cat([self.rest, mel.to(self.device)])
         size = self.model.config.patch[1]
         whole = len(self.rest) // size * size
         if whole:
@@ -73,7 +74,7 @@ class Stream:
         tokens = torch.nn.functional.linear(embed.cut(mel, (len(mel),), rows, [columns], patch), kernel, embed.bias)
         moved = tuple(self.frames + start for start in columns)
         # A stream has no end to squeeze it by: beyond the stored positions the last one goes on.
-        return tokens + embed.positions(Places(rows, patch[0], embed.mel_bins), [Places(moved, patch[1], 1)])
+        return tokens + embed.positions(Places(rows, patch[0], embed.mel_bins), [Places(moved, patch[1], 1, self.hop)])
 
     def _run(self, x: Tensor, carried: list[Carried | None]) -> tuple[Tensor, list[Carried | None]]:
         residual, left = x.float(), []

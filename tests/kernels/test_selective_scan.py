@@ -1,5 +1,8 @@
 """Every implementation of the selective scan against the naive one in float64, on the shared cases."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from audiolib.kernels.selective_scan import IMPLEMENTATIONS, cpp, mamba_ssm, nai
 from audiolib.kernels.selective_scan.cases import CASES, inputs
 
 GPU = torch.device("cuda")
+SOURCE = Path(build.__file__).parent / "selective_scan" / "scan.cpp"
 # Triton's interpreter is slow: on a CPU it has the short cases.
 HERE = ["naive", "cpp", "triton"]
 SHORT = [name for name, (lengths, *_) in CASES.items() if sum(lengths) <= 100]
@@ -21,6 +25,19 @@ ANYWHERE = [("cpp", case) for case in CASES] + [("triton", case) for case in SHO
 def test_forward_and_gradients_are_as_good_as_arithmetic_allows(impl, case):
     tensors, options = inputs(case)
     assert failures(IMPLEMENTATIONS[impl], naive, tensors, **options) == []
+
+
+def test_threads_share_the_channels_and_come_from_torch():
+    tensors, options = inputs("ragged")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert failures(cpp, naive, tensors, **options) == []
+    finally:
+        torch.set_num_threads(before)
+    needed = subprocess.run(["ldd", build.library(SOURCE)._name], capture_output=True, text=True)
+    assert needed.stdout.count("libgomp") <= 1  # A second runtime would have threads of its own.
+    assert b"GOMP_parallel" in Path(build.library(SOURCE)._name).read_bytes()
 
 
 @pytest.mark.gpu
