@@ -42,7 +42,7 @@ class Run:
         own = f"tags.`mlflow.parentRunId` = '{self.run_id}' and tags.stage = '{name}'"
         if found := client.search_runs([parent.info.experiment_id], own):
             return found[0].info.run_id
-        kept = {key: parent.data.tags[key] for key in ("model", "dataset", "seed")}
+        kept = {key: parent.data.tags[key] for key in ("model", "dataset", "seed") if key in parent.data.tags}
         tags = {**kept, "mlflow.parentRunId": self.run_id, "stage": name}
         made = client.create_run(parent.info.experiment_id, tags=tags, run_name=f"{parent.info.run_name}, {name}")
         return made.info.run_id

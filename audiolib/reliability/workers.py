@@ -70,7 +70,8 @@ def _judge(own: Path, status: int, killed: int) -> Finding:
         return Finding(promise, 1, 0, f"exit status {status}: {(own / 'log').read_text(encoding='utf-8')[-300:]}")
     with (own / "out" / "history.csv").open(encoding="utf-8", newline="") as handle:
         epochs = [int(row["epoch"]) for row in csv.DictReader(handle)]
-    points = Run(**read_json(own / "run.json")).steps("finetune/valid_score")
+    record = Run(**read_json(own / "run.json"))
+    points = record.steps("valid_score", record.stage("finetune"))
     steps = read_json(own / "out" / "training.json")["steps"]
     found = {"steps": steps, "epochs": epochs, "points": sorted(points)}
     detail = f"{killed} workers killed, 1 node removed; {steps} steps, {len(epochs)} epochs, {len(points)} points"
