@@ -15,6 +15,7 @@ from audiolib.config.training import ModelPreset, Recipe, Seed, TrainSection
 from audiolib.errors import AudiolibError
 from audiolib.files import digest, scratch_folder, user_path, write_text
 from audiolib.job import Job
+from audiolib.progress import say
 from audiolib.tracking import attach
 from audiolib.train import fit
 
@@ -82,22 +83,32 @@ def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
     # A name that Ray has seen continues that run: the name says what is trained, and by which process.
     name = f"{job.stage}-{digest([str(job.out), job.recipe.model_dump(mode='json'), job.seed, os.getpid()])}"
     complaint = job.scratch / "ray" / f"{name}.error"
-    trainer = TorchTrainer(
-        functools.partial(_worker, job=job, on_epoch=on_epoch, complaint=complaint),
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=fewest if fewest == most else (fewest, most), use_gpu=gpu),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str((job.scratch / "ray").resolve()),
-            failure_config=FailureConfig(max_failures=job.settings.max_failures),
-        ),
-    )
     complaint.unlink(missing_ok=True)
-    try:
-        trainer.fit()
-        reason = None
-    except ray.train.TrainingFailedError as error:
-        reason = f"training on Ray failed: {' '.join(str(error).split())[:500]}"
+
+    def fit_once(attempt: int) -> None:
+        TorchTrainer(
+            functools.partial(_worker, job=job, on_epoch=on_epoch, complaint=complaint),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            scaling_config=ScalingConfig(num_workers=fewest if fewest == most else (fewest, most), use_gpu=gpu),
+            run_config=RunConfig(
+                name=f"{name}-{attempt}",
+                storage_path=str((job.scratch / "ray").resolve()),
+                failure_config=FailureConfig(max_failures=job.settings.max_failures),
+            ),
+        ).fit()
+
+    reason: str | None = None
+    for attempt in range(job.settings.max_failures + 1):
+        try:
+            fit_once(attempt)
+            reason = None
+        except ray.train.TrainingFailedError as error:
+            reason = f"training on Ray failed: {' '.join(str(error).split())[:500]}"
+            # Ray counts and repeats what fails in workers, but gives up when one is lost while they start.
+            if isinstance(error, ray.train.ControllerError) and not complaint.exists():
+                say(f"{job.stage}: a worker was lost while it started; beginning again from the last checkpoint")
+                continue
+        break
     if complaint.exists():
         reason = complaint.read_text(encoding="utf-8")
     if reason is not None:
