@@ -107,6 +107,8 @@ def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
             # Ray counts and repeats what fails in workers, but gives up when one is lost while they start.
             if isinstance(error, ray.train.ControllerError) and not complaint.exists():
                 say(f"{job.stage}: a worker was lost while it started; beginning again from the last checkpoint")
+                ray.shutdown()  # What the lost start holds of the cluster is set free with the connection.
+                start_ray(most)
                 continue
         break
     if complaint.exists():
