@@ -58,7 +58,12 @@ def use_bf16(precision: str, device: torch.device) -> bool:
         say(
             "this CPU has no bfloat16 and imitates it, many times slower than float32; set precision to float32 or auto"
         )
-    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda" and has_bf16(device))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bf16()
 
 
 def cpu_has_bf16() -> bool:

@@ -13,6 +13,7 @@ from audiolib.loader import Epoch, EqualSteps, batches
 from audiolib.models import Classifier, create_model
 from audiolib.order import epoch_order
 from audiolib.phases import phase_patch
+from audiolib.predict import has_bf16
 from audiolib.views import phase_view
 
 FRAMES, CLIPS, STEPS = 96, 32, 4
@@ -26,7 +27,7 @@ def measure(device: torch.device, rounds: int) -> list[Result]:
     full = Phase(compression=1, method="none", epochs=1, lr=1e-4)
     coarse = [Phase(compression=factor, method=method, epochs=1, lr=1e-4) for factor, method in COARSE]
     found: list[Result] = []
-    for precision in ("float32", "bfloat16"):
+    for precision in ("float32", "bfloat16") if has_bf16(device) else ("float32",):
         mode = f"{precision}, {CLIPS} clips of 0.96 s, loader included"
         model = create_model("ast_nano", 10, frames=FRAMES).to(device)
         candidates = {

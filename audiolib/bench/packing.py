@@ -12,6 +12,7 @@ from audiolib.kernels.segment_attention import choose
 from audiolib.models import create_model
 from audiolib.models.classifier import Classifier
 from audiolib.packing import best_fit, fill, next_fit
+from audiolib.predict import has_bf16
 
 # Frames of FSDD's 3,000 clips at a hop of 10 ms: the shortest, each hundredth of the way, the longest.
 FSDD = [
@@ -57,7 +58,9 @@ def _training(device: torch.device, rounds: int) -> list[Result]:
     model = create_model("elastic_tiny", 10, frames=max(packed.lengths), token_dropout=0.0).to(device)
     tokens = [sum(model.tokens(n) for n in batch.lengths) for batch in (padded, packed)]
     told = f"{len(clips)} clips, {tokens[1]} real and {tokens[0]} padded tokens"
-    modes = {torch.float32: f"float32, {told}", torch.bfloat16: f"bfloat16, {told}"}
+    modes = {torch.float32: f"float32, {told}"}
+    if has_bf16(device):
+        modes[torch.bfloat16] = f"bfloat16, {told}"
     steps = {
         dtype: {
             "padded": _step(model, padded, dtype, choose(device, dtype, equal=True)),
