@@ -26,7 +26,7 @@ repro: $(STAMP)
 
 # Two files of tests at a time, each in one thread.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	ruff check .

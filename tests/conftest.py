@@ -58,7 +58,8 @@ def features_section(**changes: object):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` are left out, and told, where there is none."""
+    """Tests marked `gpu` are left out, and told, where there is none; the longest files come first."""
+    items.sort(key=lambda item: item.path.stem not in ("test_readme", "test_smoke"))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
