@@ -15,6 +15,11 @@ from audiolib.phases import phase_patch
 from audiolib.pretrained import Card, save_pretrained
 from audiolib.shards import ShardFolder
 
+HISTORY = (
+    *("stage", "phase", "epoch", "step", "compression", "method", "lr", "efficiency"),
+    *("train_loss", "valid_score", "gmac_cum", "seconds"),
+)
+
 
 def write_result(
     job: Job,
@@ -49,16 +54,17 @@ def write_result(
     save_pretrained(model, card, job.out / "last")
     model.load_state_dict(best or model.state_dict())
     save_pretrained(model, card, job.out)
-    _write_history(job.out / "history.csv", progress.history)
+    write_history(job.out / "history.csv", progress.history)
     spent = {"gmac": progress.gmac, "tokens": progress.tokens, "steps": progress.step}
     write_json(job.out / "training.json", {"valid_score": progress.best if phases else None, **spent})
 
 
-def _write_history(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_history(path: Path, rows: list[dict[str, Any]]) -> None:
     """One line per epoch."""
     text = io.StringIO()
     if rows:
-        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        # Rows that come back from a checkpoint have their keys in another order.
+        writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     write_text(path, text.getvalue())

@@ -7,6 +7,7 @@ from audiolib import predict
 from audiolib.averaging import Average
 from audiolib.config.training import Averaging
 from audiolib.errors import AudiolibError
+from audiolib.finish import HISTORY, write_history
 from audiolib.train import Trainer, fit
 from tests.recipes import job, phase, recipe
 from tests.test_train import ELASTIC, EQUAL, TWO_PHASES, Killed, same, weights
@@ -115,3 +116,10 @@ def test_imitated_bfloat16_is_told(monkeypatch, capsys):
     assert not predict.use_bf16("auto", cpu) and capsys.readouterr().err == ""
     monkeypatch.setattr(predict, "cpu_has_bf16", lambda: True)
     assert predict.use_bf16("bfloat16", cpu) and capsys.readouterr().err == ""
+
+
+def test_a_resumed_history_has_the_columns_of_one_that_was_not(tmp_path):
+    row = dict.fromkeys(HISTORY, 1.0)
+    write_history(tmp_path / "whole.csv", [row])
+    write_history(tmp_path / "resumed.csv", [dict(sorted(row.items()))])
+    assert (tmp_path / "whole.csv").read_text() == (tmp_path / "resumed.csv").read_text()
