@@ -124,6 +124,19 @@ def main_metric(rows: pl.DataFrame) -> str:
     return "accuracy" if "accuracy" in rows["metric"] else "map"
 
 
+def own_rows(rows: pl.DataFrame, model: Path) -> pl.DataFrame:
+    """The rows of the model in a folder: of the stage that it is named after, else the only one, else `finetune`.
+
+    Raises:
+        AudiolibError: there are none.
+    """
+    stages, name = rows["stage"].unique().to_list(), model.resolve().name
+    stage = name if name in stages else stages[0] if len(stages) == 1 else "finetune"
+    if stage not in stages:
+        raise AudiolibError(f"there are no results of {model}: they are of {', '.join(sorted(stages)) or 'nothing'}")
+    return rows.filter(pl.col("stage") == stage)
+
+
 def at_own_hop(rows: pl.DataFrame, own: Home) -> pl.DataFrame:
     """Rows of each stage at the hop it was trained at: the patch x length matrix without the line of hops."""
     wanted = [(pl.col("stage") == stage) & ((pl.col("hop_ms") - hop).abs() < 1e-6) for stage, hop in own.hop_ms.items()]

@@ -6,12 +6,11 @@ from pathlib import Path
 import polars as pl
 
 from audiolib.compare import Record, read_record
-from audiolib.errors import AudiolibError
 from audiolib.files import new_folder, write_text
 from audiolib.models import plain_config
 from audiolib.page import Table, markdown_table
 from audiolib.pretrained import FILES, Card, load, load_card, located
-from audiolib.results import AXES, at_home
+from audiolib.results import AXES, at_home, own_rows
 
 _TITLES = {"patch": "Patch size", "length": "Clip length", "hop": "Hop"}
 
@@ -30,19 +29,17 @@ def share(model: Path, results: Path, out: Path) -> None:
     model = located(model)
     new_folder(out)
     network, card, record = load(model), load_card(model), read_record(results)
-    stage = model.resolve().name if model.resolve().name in record.rows["stage"] else "finetune"
-    if stage not in record.rows["stage"]:
-        raise AudiolibError(f"{results} has no results of stage {stage}")
+    rows = own_rows(record.rows, model)
     kind = str(plain_config(network)["kind"])
     told = (kind, sum(parameter.numel() for parameter in network.parameters()))
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(model / name, out / name)
-    record.rows.filter(pl.col("stage") == stage).write_parquet(out / "rows.parquet")
-    write_text(out / "README.md", render(out.resolve().name, told, card, record, stage))
+    rows.write_parquet(out / "rows.parquet")
+    write_text(out / "README.md", render(out.resolve().name, told, card, record, rows))
 
 
-def render(name: str, told: tuple[str, int], card: Card, record: Record, stage: str) -> str:
+def render(name: str, told: tuple[str, int], card: Card, record: Record, rows: pl.DataFrame) -> str:
     """The card as Markdown, with the fields that the Hugging Face hub reads at its top.
 
     Args:
@@ -50,10 +47,10 @@ def render(name: str, told: tuple[str, int], card: Card, record: Record, stage: 
         told: its kind and number of parameters.
         card: what it was made for.
         record: of its evaluation.
-        stage: whose rows are its own.
+        rows: those of the model.
     """
     seconds = card.frames * card.frontend["hop_ms"] / 1000
-    rows, made, params = record.rows.filter(pl.col("stage") == stage), record.origin, record.settings["params"]
+    made, params = record.origin, record.settings["params"]
     length = f"clips of {seconds:g} s" if card.padded else f"clips of any length up to {seconds:g} s"
     parts = [
         f"---\nlibrary_name: audiolib\npipeline_tag: audio-classification\ntags: [audio, {told[0]}]\n---",

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
@@ -16,6 +17,7 @@ from audiolib.config.corpus import AudioSetSource, DownloadSection, EpicSoundsSo
 from audiolib.config.project import check
 from audiolib.corpora import audioset, epic_sounds, folder, vggsound
 from audiolib.corpora.archives import extract
+from audiolib.corpora.clips import SCHEMA
 from audiolib.errors import AudiolibError
 from audiolib.frontend import BadClip, decode
 from tests.conftest import ROOT
@@ -37,8 +39,14 @@ def edited(whole: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
     return whole
 
 
-def one_line(error: AudiolibError) -> None:
-    assert str(error).strip() and "\n" not in str(error)
+def one_line(error: AudiolibError) -> bool:
+    return bool(str(error).strip()) and "\n" not in str(error)
+
+
+def is_clip_list(table: pl.DataFrame) -> bool:
+    """What the feature stage can go on with."""
+    whole = table.schema == pl.Schema(SCHEMA) and table["id"].null_count() == table["path"].null_count() == 0
+    return whole and set(table["split"]) <= {"train", "valid", "test"}
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +63,10 @@ def test_a_table_of_clips(clips, text, multi):
     (clips / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     section = DownloadSection(mirror=None, sha256=None, folder=str(clips))
     try:
-        folder.fetch(FolderSource(corpus="folder", table="t.csv", multi_label=multi), section, clips, clips)
+        found = folder.fetch(FolderSource(corpus="folder", table="t.csv", multi_label=multi), section, clips, clips)
+        assert is_clip_list(found)
     except AudiolibError as error:
-        one_line(error)
+        assert one_line(error)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +96,7 @@ def test_parameters(project, data):
     try:
         check(project)
     except AudiolibError as error:
-        one_line(error)
+        assert one_line(error)
 
 
 @FUZZ
@@ -97,7 +106,7 @@ def test_parameters_as_text(project, edits):
     try:
         check(project)
     except AudiolibError as error:
-        one_line(error)
+        assert one_line(error)
 
 
 def _tar() -> bytes:
@@ -126,7 +135,7 @@ def test_archives(tmp_path_factory, edits, whole):
     try:
         extract(place / "x", place / "out", "test")
     except AudiolibError as error:
-        one_line(error)
+        assert one_line(error)
     assert {path.name for path in place.iterdir()} <= {"x", "out"}  # Nothing was written beside its folder.
 
 
@@ -137,7 +146,7 @@ def test_wav_files(clips, edits):
     try:
         samples = decode(clips / "b.wav", 16000)
     except BadClip as error:
-        one_line(error)
+        assert one_line(error)
     else:
         assert samples.dtype == np.float32 and np.isfinite(samples).all()
 
@@ -182,8 +191,8 @@ def test_published_lists(tmp_path_factory, name):
     def tries(edits):
         (place / file).write_bytes(edited(whole, edits))
         try:
-            module.fetch(source, section, place.parent, place.parent)
+            assert is_clip_list(module.fetch(source, section, place.parent, place.parent))
         except AudiolibError as error:
-            one_line(error)
+            assert one_line(error)
 
     tries()

@@ -9,11 +9,8 @@ import torch
 
 from audiolib.batches import pack
 from audiolib.bench.timing import Result
-from audiolib.config.corpus import DownloadSection, FeaturesSection, SyntheticSource
 from audiolib.corpora.clips import read_clips
-from audiolib.corpora.prepare import prepare
 from audiolib.evaluate import sweep
-from audiolib.features import extract
 from audiolib.files import read_json
 from audiolib.frontend import decode, log_mel
 from audiolib.grid import Cell, Grid, Trained
@@ -22,6 +19,7 @@ from audiolib.metrics import accuracy
 from audiolib.models import create_model
 from audiolib.pretrained import Card, save_pretrained
 from audiolib.progress import track
+from audiolib.reliability.material import make_features
 
 PATCHES = (8, 10, 12, 16, 20, 24, 30, 32, 40, 48)
 SECONDS = (0.16, 0.32, 0.48, 0.64, 0.8, 0.96, 1.12, 1.28)
@@ -57,21 +55,9 @@ def measure(device: torch.device, rounds: int) -> list[Result]:
 
 def _material(folder: Path) -> Path:
     """Clips, their features, and a model with random weights that tells them apart somehow."""
-    source = SyntheticSource(corpus="synthetic", clips_per_class=96, seed=1)
-    prepare(source, DownloadSection(mirror=None, sha256=None, folder=None), folder / "download", folder / "store")
-    section = FeaturesSection(
-        sample_rate=16000,
-        mel_bins=128,
-        window_ms=25,
-        hop_ms=10,
-        waveform=True,
-        normalisation="own",
-        clips_per_shard=512,
-        max_rejects=0,
-    )
-    extract(folder / "download", section, folder / "features", folder / "scratch")
+    features = make_features(folder, 96)
     frontend = {"sample_rate": 16000, "mel_bins": 128, "window_ms": 25.0, "hop_ms": 10.0}
-    frontend |= read_json(folder / "features" / "stats.json")
+    frontend |= read_json(features / "stats.json")
     model = create_model("flexi_nano", 12, frames=128)
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
     classes = sorted({name for labels in read_clips(folder / "download" / "clips.parquet")["label"] for name in labels})

@@ -112,7 +112,7 @@ def _within(model: Path, budget: float) -> tuple[tuple[int, int], float]:
 
     from audiolib.pareto import pick
     from audiolib.pretrained import located
-    from audiolib.results import main_metric, read_rows
+    from audiolib.results import main_metric, own_rows, read_rows
 
     model = located(model)
     places = [model, model.resolve().parent / "evaluate"]
@@ -120,10 +120,8 @@ def _within(model: Path, budget: float) -> tuple[tuple[int, int], float]:
     if folder is None:
         raise AudiolibError(f"--budget-ms needs results: neither {places[0]} nor {places[1]} has rows.parquet")
     rows = read_rows(folder)
-    stages = rows["stage"].unique().to_list()
-    named = model.resolve().name if model.resolve().name in stages else "finetune"
-    stage = stages[0] if len(stages) == 1 else named
-    chosen = pick(rows.filter((pl.col("metric") == main_metric(rows)) & (pl.col("stage") == stage)), max_ms=budget)
+    own = own_rows(rows, model)
+    chosen = pick(own.filter(pl.col("metric") == main_metric(own)), max_ms=budget)
     best = chosen.row(0, named=True)
     shape = f"patch {best['patch_f']} x {best['patch_t']}, hop {best['hop_ms']:g} ms"
     say(f"{shape}: {best['value']:.3f} in {best['ms']:.2f} ms where it was evaluated")

@@ -9,9 +9,9 @@ from audiolib.features import extract
 from audiolib.job import Job
 
 
-def make_features(folder: Path) -> Path:
-    """Log-mel of 144 made-up clips in `folder/features`."""
-    source = SyntheticSource(corpus="synthetic", clips_per_class=12, seed=1)
+def make_features(folder: Path, clips_per_class: int = 12) -> Path:
+    """Log-mel of made-up clips of twelve classes in `folder/features`, their sound in `folder/download`."""
+    source = SyntheticSource(corpus="synthetic", clips_per_class=clips_per_class, seed=1)
     prepare(source, DownloadSection(mirror=None, sha256=None, folder=None), folder / "download", folder / "store")
     section = FeaturesSection(
         sample_rate=16000,
