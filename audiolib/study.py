@@ -62,7 +62,7 @@ def _do(name: str, study: Study, run: StudyRun, corpus: str, seed: int, features
             job.architecture,
             job.seconds,
             seed,
-            study.precision,
+            study.precision_on(corpus),
             str(job.start and job.start.name),
             corpus,
         ]
@@ -99,7 +99,7 @@ def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path
             compile=False,
             deterministic=False,
             device="auto",
-            precision=study.precision,
+            precision=study.precision_on(corpus),
             attention="auto",
             scan="auto",
             loader_processes=None,

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from audiolib import evidence, study, study_tables
+from audiolib.config.strict import validate
+from audiolib.config.study import Study
 from audiolib.errors import AudiolibError
 from tests.conftest import ROOT
 
@@ -69,6 +71,15 @@ def test_a_study_continues_and_its_tables_are_its_rows(project):
     values = [100 * value for value in own["value"]]
     assert f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" in page
     assert (project / "results/small.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_precision_is_one_for_all_or_named_for_each_corpus():
+    both = {**SMALL, "corpora": ["fsdd", "synthetic"]}
+    assert {validate(Study, both, "s").precision_on(corpus) for corpus in both["corpora"]} == {"float32"}
+    each = validate(Study, {**both, "precision": {"fsdd": "bfloat16", "synthetic": "float32"}}, "s")
+    assert [each.precision_on(corpus) for corpus in both["corpora"]] == ["bfloat16", "float32"]
+    with pytest.raises(AudiolibError, match="precision must name the corpora: fsdd, synthetic"):
+        validate(Study, {**both, "precision": {"fsdd": "bfloat16"}}, "s")
 
 
 def test_tables_of_a_study_without_rows_say_what_to_run(project):

@@ -2,10 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
 from audiolib.config.strict import Section
 from audiolib.config.training import PatchSizes, Seed
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class StudyRun(Section):
@@ -27,15 +29,26 @@ class Study(Section):
     """Every run is trained on every corpus with every seed, and measured once on the test split.
 
     It is measured along three lines, the rest being patch 16, the corpus' clip length and the hop trained at; with
-    `matrix` at every patch size x clip length, too.
+    `matrix` at every patch size x clip length, too. `precision` is one for all, or one per corpus: a CPU without a
+    bfloat16 unit is forty times as slow in it, so that a study that goes on elsewhere needs float32 there.
     """
 
     question: str
     corpora: Annotated[list[str], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision | dict[str, Precision]
     patch_sizes: PatchSizes
     seconds: list[PositiveFloat] = Field(default_factory=list)
     hops_ms: list[PositiveFloat] = Field(default_factory=list)
     matrix: bool = False
     runs: Annotated[list[StudyRun], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _precision_for_all(self) -> "Study":
+        if isinstance(self.precision, dict) and set(self.precision) != set(self.corpora):
+            raise ValueError(f"precision must name the corpora: {', '.join(self.corpora)}")
+        return self
+
+    def precision_on(self, corpus: str) -> Precision:
+        """What the runs on a corpus are trained in."""
+        return self.precision[corpus] if isinstance(self.precision, dict) else self.precision
