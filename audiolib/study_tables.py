@@ -41,7 +41,10 @@ def render(name: str) -> str:
     for corpus in [corpus for corpus in study.corpora if corpus in rows["corpus"]]:
         own = rows.filter(pl.col("corpus") == corpus)
         seeds, clips = _distinct(own, "seed"), own["n"].drop_nulls().max()
-        parts += [f"## {corpus}", f"Seeds {', '.join(seeds)}; {clips} test clips; {study.precision_on(corpus)}. Accuracy in %."]
+        parts += [
+            f"## {corpus}",
+            f"Seeds {', '.join(seeds)}; {clips} test clips; {study.precision_on(corpus)}. Accuracy in %.",
+        ]
         parts += [
             part
             for axis in measured_axes(own)
