@@ -205,7 +205,7 @@ def training(records: list[tuple[Record, str]]) -> go.Figure:
             marker={"symbol": shape, "size": 7},
             hovertemplate="%{x:.3g} T: %{y:.1%}",
         )
-    axis = {"title": "forward multiply-accumulates of all training clips so far (10^12)"}
+    axis = {"title": "training so far (TMAC, forward)"}
     return figure.update_layout(xaxis=axis, yaxis=_share_axis("validation score"), showlegend=len(records) > 1)
 
 

@@ -101,7 +101,7 @@ def training(history: list[dict[str, Any]]) -> Figure:
         axes.plot(cost[coarse], score[coarse], ls="", marker="s", ms=5, mfc="none", color=colour)
         spent = float(cost[-1])
     axes.set(
-        xlabel="forward multiply-accumulates of all training clips so far (T)",
+        xlabel="training so far (TMAC, forward)",
         ylabel="validation score",
         ylim=(0, 1.02),
     )

@@ -109,8 +109,8 @@ def _matrix_sections(found: Comparison, trained: dict[str, list[float]]) -> list
         ),
         Section(
             f"{found.metric.capitalize()} and cost",
-            "Every cell of every model. The dotted front is what nothing beats: `audiolib pick` chooses from it. "
-            "Milliseconds are those of a clip in a batch on the machine of the run; memory is that of one clip alone.",
+            "Every cell of every model. The dotted front is what nothing beats: the command audiolib pick chooses from "
+            "it. Milliseconds are those of a clip in a batch on the machine of the run; memory that of one clip.",
             [charts.element(scatter, "pareto", choices)],
             {"cost": figures.pareto(found, "gmac")},
             wide=True,
@@ -149,8 +149,8 @@ def _trained(record: Record) -> dict[str, list[float]]:
 def _training(records: list[tuple[Record, str]]) -> Section:
     return Section(
         "Accuracy over the compute of training",
-        "What each epoch reached on the validation clips for what had been spent by then; squares are epochs at a "
-        "coarse time resolution.",
+        "What each epoch reached on the validation clips, over the multiply-accumulates of all clips trained on so "
+        "far, forward alone; squares are epochs at a coarse time resolution.",
         [charts.element(charts.training(records), "training")] if records else [],
         {"training": figures.training(records[0][0].history)} if len(records) == 1 else {},
         wide=True,
