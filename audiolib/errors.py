@@ -3,6 +3,13 @@
 import sys
 from collections.abc import Callable
 
+# Packages that not every installation has, by the extra that brings them.
+_EXTRAS = {
+    "pipeline": ("dvc", "mlflow", "matplotlib", "jinja2", "plotly", "ray"),
+    "export": ("onnx", "onnxscript"),
+    "demo": ("gradio",),
+}
+
 
 class AudiolibError(Exception):
     """One line that says what is wrong, where, and what to do; a name in it may hold a line break of its own."""
@@ -21,6 +28,12 @@ def run_main(main: Callable[[], None]) -> None:
         main()
     except AudiolibError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = next((name for name, packages in _EXTRAS.items() if error.name in packages), None)
+        if extra is None:
+            raise
+        print(f"error: this needs {error.name}: pip install 'audiolib[{extra}]'", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)

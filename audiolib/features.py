@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ from audiolib.shards import SCHEMA_VERSION, Row, ShardInfo, finished_shard, inde
 
 # Starting a worker costs seconds (it imports torch); below this many clips for each, one process is faster.
 _CLIPS_PER_WORKER = 2000
+# How often processes may die before a run gives up.
+_POOLS = 3
 
 
 @dataclass(frozen=True)
@@ -170,19 +174,33 @@ def _fan_out(tasks: Iterable[Task], count: int, clips: int) -> Iterator[Made]:
     if workers == 1:
         yield from map(make_shard, tasks)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context) as pool:
-        yield from _in_order(pool.submit, tasks, 4 * workers)
+    yield from _on_cores(iter(tasks), workers)
 
 
-def _in_order(submit: Callable[..., Future[Made]], tasks: Iterable[Task], ahead: int) -> Iterator[Made]:
-    waiting: deque[Future[Made]] = deque()
-    for task in tasks:
-        waiting.append(submit(make_shard, task))
-        if len(waiting) == ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _on_cores(tasks: Iterator[Task], workers: int) -> Iterator[Made]:
+    """As `_fan_out`, in processes of this machine. One that dies takes the pool along: what was under way is done anew,
+    and finished shards are found.
+    """
+    context, unfinished = multiprocessing.get_context("spawn"), deque[Task]()
+    for _ in range(_POOLS):
+        with ProcessPoolExecutor(workers, context) as pool:
+            try:
+                made = deque(pool.submit(make_shard, task) for task in unfinished)
+                while True:
+                    for task in islice(tasks, 4 * workers - len(unfinished)):
+                        unfinished.append(task)
+                        made.append(pool.submit(make_shard, task))
+                    if not made:
+                        return
+                    found = made.popleft().result()
+                    unfinished.popleft()
+                    yield found
+            except BrokenProcessPool:
+                say(f"features: a process died at {unfinished[0].path.name} or the next; doing them again")
+    raise AudiolibError(
+        f"a process that makes shards died {_POOLS} times, the last time at {unfinished[0].path.name} or the next; is "
+        "there enough memory? Run again to continue"
+    )
 
 
 def make_shard(task: Task) -> Made:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,14 +133,27 @@ def scratch_folder(root: Path) -> Path:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """One process at a time: experiments that run side by side share the folder of resumable state."""
-    from filelock import FileLock
+def lock(path: Path, busy: Callable[[], None] | None = None) -> Iterator[None]:
+    """One process at a time: experiments that run side by side share the folder of resumable state.
+
+    Args:
+        path: the lock; it is free when the process that has it ends, however that is.
+        busy: called once if another process has it.
+    """
+    from filelock import FileLock, Timeout
 
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path):
+    held = FileLock(path)
+    try:
+        held.acquire(timeout=0 if busy else -1)
+    except Timeout:
+        busy()
+        held.acquire()
+    try:
         yield
+    finally:
+        held.release()
 
 
 def fresh_folder(path: Path) -> Path:

@@ -1,10 +1,14 @@
 """What is to be trained, and where a training run stands."""
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from audiolib.errors import AudiolibError
 from audiolib.files import code_digest, sha256_file
 
 if TYPE_CHECKING:
@@ -41,12 +45,17 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     efficiency: float = 1.0
-    gmac: float = 0.0
+    macs: int = 0
     tokens: int = 0
     averaged: int = 0
     elapsed: float = 0.0
     best: float = -math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def gmac(self) -> float:
+        """10^9 multiply-accumulates of all clips trained on so far, forward."""
+        return self.macs / 1e9
 
 
 # The files that decide what a step computes; a checkpoint made by others is not continued.
@@ -72,3 +81,20 @@ def fingerprint(job: Job, start_digest: str | None) -> dict[str, Any]:
         "start": start_digest,
         "code": code_digest(Path(__file__).parent, _CODE),
     }
+
+
+def check_settings(job: Job, world: int) -> None:
+    """Refuse settings that do not go together, and make torch deterministic where that is asked for.
+
+    Raises:
+        AudiolibError: a step has fewer clips than parts of it; or packs are to be compiled.
+    """
+    size, settings = job.recipe.batch_size, job.settings
+    if size is not None and size < world * settings.accumulate:
+        shares = f"{world} workers in {settings.accumulate} parts"
+        raise AudiolibError(f"batch_size {size} cannot be shared by {shares}; each needs a clip")
+    if settings.compile and size is None:
+        raise AudiolibError("train.compile needs steps of clips of one length; every pack would be another program")
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)

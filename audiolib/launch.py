@@ -13,9 +13,10 @@ from audiolib.config.corpus import DataPreset
 from audiolib.config.strict import read_preset, read_section
 from audiolib.config.training import ModelPreset, Recipe, Seed, TrainSection
 from audiolib.errors import AudiolibError
-from audiolib.files import digest, scratch_folder, user_path, write_text
-from audiolib.job import Job
+from audiolib.files import digest, lock, scratch_folder, user_path, write_text
+from audiolib.job import Job, fingerprint
 from audiolib.progress import say
+from audiolib.start import start_digest
 from audiolib.tracking import attach
 from audiolib.train import fit
 
@@ -67,10 +68,16 @@ def run(job: Job, on_epoch: OnEpoch | None = None) -> None:
     Raises:
         AudiolibError: the training failed; or several workers are asked for and Ray is not installed.
     """
-    if job.settings.num_workers == (1, 1) and not os.environ.get("RAY_ADDRESS"):
-        fit(job, on_epoch)
-    else:
-        _run_on_ray(job, on_epoch)
+    same = digest(fingerprint(job, start_digest(job.start)))
+    # Two that share checkpoints would remove each other's.
+    with lock(
+        job.scratch / "checkpoints" / job.stage / f"{same}.lock",
+        lambda: say(f"{job.stage}: another process is at the same training; waiting until it ends"),
+    ):
+        if job.settings.num_workers == (1, 1) and not os.environ.get("RAY_ADDRESS"):
+            fit(job, on_epoch)
+        else:
+            _run_on_ray(job, on_epoch)
 
 
 def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:

@@ -16,11 +16,14 @@ class SoundClassifier(PythonModel):
         """Read the model folder that was logged."""
         self.listener = Listener(context.artifacts["model"])
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One row for each file and class: file, rank, class, probability."""
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """One row for each file and class: file, rank, class, probability; `params` may hold `top_k`, 0 = all classes.
+
+        MLflow makes a table with one column of what it is given: a list of paths, a table, a single path.
+        """
         del context
-        paths = list(model_input["path"] if isinstance(model_input, pd.DataFrame) else model_input)
-        count = int((params or {}).get("top_k", len(self.listener.classes)))
+        paths = model_input.iloc[:, 0].tolist()
+        count = int((params or {}).get("top_k", 0)) or len(self.listener.classes)
         rows = [
             {"file": heard.path, "rank": rank, "class": name, "probability": probability}
             for heard in whole_files(self.listener.listen(paths))

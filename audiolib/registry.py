@@ -61,12 +61,18 @@ def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str
     return found
 
 
+# Columns of what a registered model returns.
+_TOLD = {"file": "string", "rank": "long", "class": "string", "probability": "double"}
+
+
 def register(uri: str, run_id: str, model: Path, name: str) -> None:
     """Keep a model folder with its run and register it, once: `mlflow.pyfunc.load_model("models:/<name>/<version>")`.
 
     What is loaded takes paths of sound files and returns a table (`mlflow_model.py`).
     """
     import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     client, weights = mlflow.MlflowClient(uri), sha256_file(model / "config.json")
     if client.get_run(run_id).data.tags.get("model.sha256") == weights:
@@ -79,6 +85,11 @@ def register(uri: str, run_id: str, model: Path, name: str) -> None:
                 name="model",
                 python_model=str(_WRAPPER),
                 artifacts={"model": str(model)},
+                signature=ModelSignature(
+                    inputs=Schema([ColSpec("string")]),
+                    outputs=Schema([ColSpec(kind, name) for name, kind in _TOLD.items()]),
+                    params=ParamSchema([ParamSpec("top_k", "long", 0)]),
+                ),
                 pip_requirements=["audiolib"],
                 registered_model_name=name,
                 step=-1,  # MLflow logs the metrics of this step a second time and then refuses them; none has it.

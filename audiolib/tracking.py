@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -20,6 +20,9 @@ from audiolib.files import digest, lock, scratch_folder, sha256_file, state_fold
 from audiolib.progress import say
 from audiolib.registry import EXPERIMENT, register, tracking_uri
 from audiolib.results import Home, at_home, home, main_metric, patch_name, summary
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
 
 PRESETS = ("model", "data", "evaluate")
 
@@ -55,8 +58,6 @@ class Run:
 
         now, stage = int(time.time() * 1000), row["stage"]
         nested = self.stage(stage)
-        if row["epoch"] in self.steps("valid_score", nested):
-            return  # A run that was killed does the epoch after its last checkpoint again.
         names = {
             "train_loss": row["train_loss"],
             "valid_score": row["valid_score"],
@@ -64,10 +65,22 @@ class Run:
             "compute/gmac_cum": row["gmac_cum"],
             "packing/efficiency": row["efficiency"],
         }
-        points = [Metric(name, float(value), now, row["epoch"]) for name, value in names.items()]
-        self._client().log_batch(nested, metrics=points)
-        curve = Metric(f"curve/{stage}_valid_vs_gmac", row["valid_score"], now, round(row["gmac_cum"]))
-        self._client().log_batch(self.run_id, metrics=[curve])
+        if row["epoch"] not in self.steps("compute/seconds", nested):  # Time alone differs when an epoch is repeated.
+            names["compute/seconds"] = row["seconds"]
+        self._log(nested, [Metric(name, float(value), now, row["epoch"]) for name, value in names.items()])
+        score = Metric(f"curve/{stage}_valid_vs_gmac", row["valid_score"], now, round(row["gmac_cum"]))
+        self._log(self.run_id, [score])
+
+    def _log(self, run_id: str, points: list["Metric"]) -> None:
+        """Log the points that are not there yet: a stage that was killed, or is run again, finds the same once more."""
+        client = self._client()
+        known = {
+            name: {(old.step, old.value) for old in client.get_metric_history(run_id, name)}
+            for name in {point.key for point in points}
+        }
+        client.log_batch(
+            run_id, metrics=[point for point in points if (point.step, point.value) not in known[point.key]]
+        )
 
     def history(self, rows: list[dict[str, Any]]) -> None:
         """The epochs that this run does not have yet: DVC restores a stage from its cache without running it."""
@@ -104,15 +117,19 @@ class Run:
             lead = _lead(row["stage"]) + metric
             add(f"{lead}/hop_{row['hop_ms']:g}ms", row["value"])
             add(f"curve/{lead}_vs_hop_ms", row["value"], round(row["hop_ms"]))
-        self._client().log_batch(self.run_id, metrics=points)
-        self._client().log_table(self.run_id, rows.to_dict(as_series=False), "matrix/rows.json")
+        self._log(self.run_id, points)
+        if self._client().list_artifacts(self.run_id, "matrix"):  # A table that is logged again grows by its rows.
+            again = {"columns": rows.columns, "data": [list(row) for row in rows.rows()]}
+            self._client().log_dict(self.run_id, again, "matrix/rows.json")
+        else:
+            self._client().log_table(self.run_id, rows.to_dict(as_series=False), "matrix/rows.json")
 
     def summary(self, metrics: dict[str, float]) -> None:
         """Numbers that sum a run up, shown as columns."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._client().log_batch(self.run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
+        self._log(self.run_id, [Metric(name, value, now, 0) for name, value in metrics.items()])
 
     def artifact(self, path: Path, folder: str) -> None:
         """A file, kept with the run."""

@@ -23,7 +23,7 @@ from audiolib.dataset import read_split
 from audiolib.epochs import Planner
 from audiolib.errors import AudiolibError
 from audiolib.finish import write_result
-from audiolib.job import Job, Progress, fingerprint
+from audiolib.job import Job, Progress, check_settings, fingerprint
 from audiolib.kernels import segment_attention, selective_scan
 from audiolib.loader import batches
 from audiolib.metrics import accuracy, mean_average_precision
@@ -62,7 +62,7 @@ class Trainer:
         self.job, self.on_epoch = job, on_epoch
         self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if _parallel() else (0, 1)
         self.parts = job.settings.accumulate
-        _check_settings(job, self.world)
+        check_settings(job, self.world)
         self.device = pick_device(job.settings.device)
         self.bf16 = use_bf16(job.settings.precision, self.device)
         self.shards = ShardFolder(job.features)
@@ -82,6 +82,8 @@ class Trainer:
         self.checkpoints = Checkpoints(runs, fingerprint(job, start_digest(job.start)))
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
+        # Multiply-accumulates (forward, without a teacher's) and tokens of this worker since the workers compared notes.
+        self.spent = torch.zeros(2, dtype=torch.int64, device=self.device)
         self.saved_at = self.started = time.monotonic()
 
     def run(self) -> None:
@@ -155,8 +157,8 @@ class Trainer:
             patch = draw_patch(recipe, phase, self.job.seed, progress.step)
             losses.append(self._step(step, patch, optimizer))
             lengths = [n for batch in step for n in batch.lengths]
-            progress.gmac += self.world * sum(self.model.macs(n, patch) for n in lengths) / 1e9
-            progress.tokens += self.world * sum(self.model.trained_tokens(n, patch) for n in lengths)
+            self.spent[0] += sum(self.model.macs(n, patch) for n in lengths)
+            self.spent[1] += sum(self.model.trained_tokens(n, patch) for n in lengths)
             progress.batch, progress.step = progress.batch + 1, progress.step + 1
             if len(losses) == _CHECK_EVERY:
                 self._check(losses)
@@ -198,7 +200,11 @@ class Trainer:
         means = torch.stack(losses)
         if _parallel():
             distributed.all_reduce(means)
+            distributed.all_reduce(self.spent)
             means /= self.world
+        self.progress.macs += int(self.spent[0])
+        self.progress.tokens += int(self.spent[1])
+        self.spent.zero_()
         values = means.tolist()
         losses.clear()
         if not all(map(math.isfinite, values)):
@@ -277,18 +283,6 @@ class Trainer:
         tensors = {f"{group}/{name}": tensor for group, entries in named.items() for name, tensor in entries.items()}
         state = {**asdict(self.progress), "elapsed": self._elapsed(), "averaged": self.average.count}
         self.checkpoints.save(self.progress.step, tensors, state)
-
-
-def _check_settings(job: Job, world: int) -> None:
-    size, settings = job.recipe.batch_size, job.settings
-    if size is not None and size < world * settings.accumulate:
-        shares = f"{world} workers in {settings.accumulate} parts"
-        raise AudiolibError(f"batch_size {size} cannot be shared by {shares}; each needs a clip")
-    if settings.compile and size is None:
-        raise AudiolibError("train.compile needs steps of clips of one length; every pack would be another program")
-    if settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
 
 
 def _in_parts(made: Iterator[Batch], parts: int) -> Iterator[list[Batch]]:

@@ -176,7 +176,7 @@ def test_mlflow_gets_cells_curves_table_and_each_epoch_once(
     root = project(tmp_path)
     rows = table(outcome.rows)
     run = attach(root)
-    for _ in range(2):  # A second time must add no point to the training curves.
+    for _ in range(2):  # A second time must add nothing.
         log_outcome(root, written, small_features, trained / "finetune")
     assert attach(root).run_id == run.run_id
     client = MlflowClient(tracking_uri(root))
@@ -184,12 +184,20 @@ def test_mlflow_gets_cells_curves_table_and_each_epoch_once(
     home_rows = summary(rows, home(settings()))
     assert found.metrics["accuracy/p24"] == pytest.approx(home_rows["finetune"]["by_patch"]["p24"])
     assert found.metrics["pretrain_accuracy/p24"] == pytest.approx(home_rows["pretrain"]["by_patch"]["p24"])
-    curve = {p.step: p.value for p in client.get_metric_history(run.run_id, "curve/accuracy_vs_patch")}
-    assert set(curve) == {8, 16, 24}
+    assert sorted(run.steps("curve/accuracy_vs_patch")) == [8, 16, 24]
+    for name in found.metrics:
+        points = client.get_metric_history(run.run_id, name)
+        assert len({(point.step, point.value) for point in points}) == len(points), name
+    table_file = client.download_artifacts(run.run_id, "matrix/rows.json", str(tmp_path))
+    kept_table = json.loads(Path(table_file).read_text())
+    assert kept_table["columns"] == rows.columns and len(kept_table["data"]) == len(rows)
+    changed = rows.with_columns(value=pl.col("value") / 2)
+    run.matrix(changed, home(settings()))  # Other results of the same pass are told, too.
+    assert client.get_run(run.run_id).data.metrics["accuracy/p24"] == pytest.approx(found.metrics["accuracy/p24"] / 2)
     for stage in ("pretrain", "finetune"):
         nested = client.get_run(run.stage(stage))
         assert nested.data.tags["mlflow.parentRunId"] == run.run_id and nested.data.metrics["compute/gmac_cum"] > 0
-        assert len(client.get_metric_history(nested.info.run_id, "valid_score")) == 1
+        assert run.steps("valid_score", nested.info.run_id) == run.steps("compute/seconds", nested.info.run_id) == [0]
     (entry,) = client.get_run(run.run_id).inputs.dataset_inputs
     assert entry.dataset.name == "synthetic" and entry.tags[0].value == "test"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", run.uri)
@@ -197,6 +205,7 @@ def test_mlflow_gets_cells_curves_table_and_each_epoch_once(
     loaded = mlflow.pyfunc.load_model(f"models:/audiolib-synthetic/{version.version}")
     paths = sorted(str(path) for path in small_download.rglob("*.wav"))[:3]
     said = loaded.predict(pd.DataFrame({"path": paths}))
+    assert len(loaded.predict(paths, params={"top_k": 2})) == 6
     listener = Listener(trained / "finetune")
     direct = [top(h.values, listener.classes, 1)[0][0] for h in whole_files(listener.listen(paths))]
     assert said[said["rank"] == 1]["class"].tolist() == direct and len(said) == 36

@@ -4,6 +4,7 @@ import argparse
 import atexit
 import csv
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -107,9 +108,13 @@ def _listener(asked: argparse.Namespace, patch: tuple[int, int] | None, hop: flo
 
 
 def _within(model: Path, budget: float) -> tuple[tuple[int, int], float]:
-    """The patch and hop of the best cell within a budget, from the results beside a model or in its folder."""
+    """The patch and hop of the best cell within a budget, from the results beside a model or in its folder.
+
+    Only cells of the length that its windows will have count, or of the measured one that is nearest to it.
+    """
     import polars as pl
 
+    from audiolib.inference import Listener
     from audiolib.pareto import pick
     from audiolib.pretrained import located
     from audiolib.results import main_metric, own_rows, read_rows
@@ -121,7 +126,9 @@ def _within(model: Path, budget: float) -> tuple[tuple[int, int], float]:
         raise AudiolibError(f"--budget-ms needs results: neither {places[0]} nor {places[1]} has rows.parquet")
     rows = read_rows(folder)
     own = own_rows(rows, model)
-    chosen = pick(own.filter(pl.col("metric") == main_metric(own)), max_ms=budget)
+    own = own.filter(pl.col("metric") == main_metric(own))
+    apart = (pl.col("seconds") - Listener(model, device="cpu").own_seconds).abs()
+    chosen = pick(own.filter(apart == apart.min()), max_ms=budget)
     best = chosen.row(0, named=True)
     shape = f"patch {best['patch_f']} x {best['patch_t']}, hop {best['hop_ms']:g} ms"
     say(f"{shape}: {best['value']:.3f} in {best['ms']:.2f} ms where it was evaluated")
@@ -165,7 +172,7 @@ def _files(sounds: list[str]) -> list[Path]:
         path = Path(name)
         if name == "-":
             with tempfile.NamedTemporaryFile(prefix="stdin-", delete=False) as file:
-                file.write(sys.stdin.buffer.read())
+                shutil.copyfileobj(sys.stdin.buffer, file)
             atexit.register(Path(file.name).unlink, missing_ok=True)
             found.append(Path(file.name))
         elif path.is_dir():
