@@ -158,6 +158,14 @@ def compare(records: list[Record], stages: list[str] | None = None) -> Compariso
     return Comparison(labelled, main_metric(rows), rows["corpus"][0], rows["split"][0], int(rows["n"][0]))
 
 
+def training_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a pass' settings those that decide which model comes out: not how it was computed, measured or reported."""
+    params = settings["params"]
+    numbers = {key: params["train"].get(key) for key in ("start", "precision")}
+    return {**{key: settings[key] for key in ("model", "data")}, "seed": params["seed"],
+            "features": params["features"], "train": numbers}  # fmt: skip
+
+
 def _labels(records: list[Record], stages: list[str] | None) -> list[dict[str, str]]:
     """For each record the label of each of its stages: its preset's name; a number where equal names differ in more
     than the seed.
@@ -166,7 +174,7 @@ def _labels(records: list[Record], stages: list[str] | None) -> list[dict[str, s
     found = []
     for record in records:
         params = record.settings["params"]
-        kind = digest([record.settings["model"], record.settings["data"], params["features"]])
+        kind = digest({**training_settings(record.settings), "seed": None})
         same = kinds.setdefault(params["model"], [])
         if kind not in same:
             same.append(kind)

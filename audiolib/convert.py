@@ -206,7 +206,6 @@ def write_hugging_face(source: Path, out: Path) -> None:
         "num_mel_bins": card.frontend["mel_bins"],
         "sampling_rate": card.frontend["sample_rate"],
     }
-    out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / "model.safetensors") as temporary:
         save_file(state, temporary, {"format": "pt"})
     write_json(out / "preprocessor_config.json", extractor)

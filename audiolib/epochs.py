@@ -55,7 +55,8 @@ class Planner:
             tokens = self._tokens(views, model)
             mixing = rng(self.seed, "packs", number)
             steps = packed_steps(order.clips, views, tokens, packing, mixing, shares)
-        return Epoch(self.clips, recipe.augment, self.home, self.seed, number, steps, order, rank, parts)
+        drawn = recipe.sampling == "balanced"
+        return Epoch(self.clips, recipe.augment, self.home, self.seed, number, steps, order, rank, parts, drawn)
 
     @staticmethod
     def _tokens(views: list[View], model: Classifier) -> list[int]:

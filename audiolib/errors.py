@@ -35,6 +35,9 @@ def run_main(main: Callable[[], None]) -> None:
             raise
         print(f"error: this needs {error.name}: pip install 'audiolib[{extra}]'", file=sys.stderr)
         sys.exit(1)
+    except PermissionError as error:
+        print(f"error: {error.filename}: {error.strerror}; change its permissions", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)

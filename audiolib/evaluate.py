@@ -1,13 +1,13 @@
 """The sweep: every patch size x clip length x hop of a grid, for every model, on the same clips.
 
 Clips are read, and turned into log-mel at a foreign hop, once for all cells that share the hop. What a cell has found
-is kept piece by piece until the sweep is done: the same sweep again, after a crash, goes on where it was.
+is kept piece by piece until its outcome is written: the same sweep again, after a crash, goes on where it was.
 """
 
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from audiolib.batches import pack
 from audiolib.costs import clip_memory, mean_cost
 from audiolib.dataset import Clips, read_split
+from audiolib.errors import AudiolibError
 from audiolib.files import atomic_path, code_digest, digest, scratch_folder, sha256_file
 from audiolib.grid import Cell, Grid, Size, Trained, view_of
 from audiolib.intervals import d_prime_interval, map_interval, wilson_interval
@@ -28,6 +29,7 @@ from audiolib.models import Classifier
 from audiolib.predict import pick_device
 from audiolib.pretrained import Card, load, load_card
 from audiolib.progress import track
+from audiolib.shards import ShardFolder
 from audiolib.views import View
 
 # Frames of log-mel that are held at a time, at the hop of a pass: 128 MiB of 128 bands.
@@ -44,11 +46,17 @@ class Outcome:
         predictions: what each model says of each clip at its own patch size, length and hop: stage, id, actual,
             predicted, and the probabilities of both; multi-label corpora have none.
         scores: a table for each cell of how well each clip was done (`metrics.clip_scores`), see `results.SCORES`.
+        pieces: folder of what the cells found, for whoever has written the outcome down to remove.
     """
 
     rows: list[dict[str, Any]]
     predictions: list[dict[str, Any]]
     scores: list[pl.DataFrame]
+    pieces: Path
+
+    def written(self) -> None:
+        """The outcome is safe elsewhere: its pieces are not needed any more."""
+        shutil.rmtree(self.pieces, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ def sweep(
     common: dict[str, Any],
     device: str = "auto",
     scratch: Path | None = None,
+    kernels: dict[str, str] | None = None,
 ) -> Outcome:
     """Measure every model at every cell of a grid.
 
@@ -84,9 +93,15 @@ def sweep(
         common: columns that all rows share.
         device: where to compute.
         scratch: where unfinished sweeps are kept; null = the project's folder for that.
+        kernels: `attention` and `scan`, see `pretrained.load`.
+
+    Raises:
+        AudiolibError: a model was trained on other classes, or on log-mel of another kind.
     """
     where = pick_device(device)
-    tasks = _tasks(trained, grid, where)
+    tasks = _tasks(trained, grid, where, kernels or {})
+    for task in tasks:
+        _check(task, ShardFolder(features))
     clips = read_split(features, grid.split, any(task.view.needs_sound for task in tasks))
     kept = (scratch or scratch_folder(ROOT)) / "sweeps" / _fingerprint(trained, features, grid, where)
     kept.mkdir(parents=True, exist_ok=True)
@@ -94,21 +109,33 @@ def sweep(
     work = _work(tasks, clips, pieces, grid.batch_frames, where, kept)
     for _ in track(work, "evaluate", total=len(tasks) * len(pieces), unit="cell"):
         pass
-    found = Outcome([], [], [])
+    found = Outcome([], [], [], kept)
     for number, task in enumerate(tasks):
         parts = [np.load(kept / f"{number}-{piece.start}.npz") for piece in pieces]
         logits = np.concatenate([part["logits"] for part in parts])
         ms = float(np.median(np.concatenate([part["ms"] for part in parts])))
         _report(task, clips, grid, {**common, "ms": ms}, logits, where, found)
-    shutil.rmtree(kept, ignore_errors=True)
     return found
 
 
-def _tasks(trained: list[Trained], grid: Grid, device: torch.device) -> list[Task]:
+def _check(task: Task, shards: ShardFolder) -> None:
+    """Refuse clips that a model cannot be asked about."""
+    if task.card.classes != shards.classes:
+        raise AudiolibError(
+            f"{task.entry.folder} was trained on other classes than {shards.folder} has; train it again"
+        )
+    own = {key: task.card.frontend.get(key, value) for key, value in shards.frontend.items()}
+    if own != shards.frontend:
+        raise AudiolibError(
+            f"{task.entry.folder} was trained on log-mel of {own}, not {shards.frontend}; train it again"
+        )
+
+
+def _tasks(trained: list[Trained], grid: Grid, device: torch.device, kernels: dict[str, str]) -> list[Task]:
     """Every model at every cell, in the order of rows; a cell that asks for the hop that a model has anyway is one."""
     asked: dict[tuple[Trained, Size, float, float], Task] = {}
     for entry in trained:
-        model, card = load(entry.folder, str(device)), load_card(entry.folder)
+        model, card = load(entry.folder, str(device), **kernels), load_card(entry.folder)
         for cell in grid.cells:
             view = view_of(card, cell)
             asked.setdefault((entry, cell.patch, cell.seconds, view.stretch), Task(entry, cell, view, model, card))
@@ -141,13 +168,15 @@ def _work(
     for hop, group in groupby(numbered, key=lambda item: item[1].view.hop):
         members = list(group)
         for piece in pieces:
-            mels: list[np.ndarray] | None = None
+            shown: dict[tuple[float, float], list[np.ndarray]] = {}  # By mean and deviation: as each model knows it.
             for number, task in members:
                 path = kept / f"{number}-{piece.start}.npz"
                 if not path.exists():
-                    if mels is None:
-                        mels = [clips.normalised(clips.log_mel(index, hop)) for index in piece]
-                    logits, ms = _timed_logits(task, clips, piece, mels, batch_frames, device)
+                    known = task.card.frontend["mean"], task.card.frontend["std"]
+                    if known not in shown:
+                        own = replace(clips, mean=known[0], std=known[1])
+                        shown[known] = [own.normalised(clips.log_mel(index, hop)) for index in piece]
+                    logits, ms = _timed_logits(task, clips, piece, shown[known], batch_frames, device)
                     with atomic_path(path) as temporary, temporary.open("wb") as file:
                         np.savez(file, logits=logits, ms=ms)
                 yield

@@ -86,10 +86,11 @@ def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) 
         }
     )
     making = Making(clips, section, frontend, (scratch / "features" / key).resolve(), (download / "audio").resolve())
+    stats = None if section.normalisation == "own" else _stated(source["corpus"])
     with lock(scratch / f"features-{key}.lock"):
         shards = making.run(out)
-    trained = [shard for shard in shards if shard.split == "train"]
-    stats = _statistics(trained, section.mel_bins) if section.normalisation == "own" else _stated(source["corpus"])
+    if stats is None:
+        stats = _statistics([shard for shard in shards if shard.split == "train"], section.mel_bins)
     write_sealed(out / "stats.json", stats)
     write_sealed(
         out / "index.json",

@@ -10,7 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from audiolib.errors import AudiolibError
+
+# What a new file may be, by the user's own setting, which can be asked for only by changing it.
+_MASK = os.umask(0o022)
+os.umask(_MASK)
 
 
 @contextmanager
@@ -18,17 +24,27 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals while writing `path` into one clear line."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         # A library may wrap the system's error and keep only its text.
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
-        if full:
+        number = getattr(error, "errno", None) or next((n for n, text in _REFUSALS.items() if text in str(error)), None)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise AudiolibError(
                 f"no space left on the disk while writing {path}; free some space and run again, "
                 "what was finished is kept"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise AudiolibError(f"may not write {path}: {error.strerror}; change its permissions") from error
+        if number in _REFUSALS:
+            raise AudiolibError(f"cannot write {path}: {_REFUSALS[number]}; change that or name another") from error
         raise
+
+
+# Mistakes of a user, by what the system calls them.
+_REFUSALS = {
+    number: os.strerror(number)
+    for number in (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+        *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
+    )
+}
 
 
 @contextmanager
@@ -42,6 +58,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             yield temporary
+            temporary.chmod(0o666 & ~_MASK)  # Some libraries write files that nobody else can read.
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)

@@ -1,5 +1,6 @@
 """What a sweep measures: the models under test, and the cells of patch size x clip length x hop."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,8 +81,9 @@ def view_of(card: Card, cell: Cell) -> View:
     """How a cell shows clips to a model: padded if it was trained so, at the cell's hop or at its own compression."""
     stored = card.frontend["hop_ms"]
     view = View(max(1, round(cell.seconds * 1000 / stored)), padded=card.padded)
-    if cell.hop_ms is None:
-        return view.coarser(card.compression, card.method)
+    own = view.coarser(card.compression, card.method)
+    if cell.hop_ms is None or math.isclose(cell.hop_ms, stored * own.stretch):
+        return own
     return replace(view, hop=cell.hop_ms / stored)
 
 

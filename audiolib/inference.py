@@ -40,6 +40,7 @@ class Listener:
         patch: patch size to use; null = its own.
         hop_ms: time resolution to use; null = that it was trained at.
         device: `auto`, `cpu` or `cuda`.
+        scan: implementation of an Audio Mamba's scan; `naive` needs no compiler.
 
     Raises:
         AudiolibError: not a model folder, or a patch or hop that cannot be.
@@ -52,9 +53,10 @@ class Listener:
         patch: tuple[int, int] | None = None,
         hop_ms: float | None = None,
         device: str = "auto",
+        scan: str = "auto",
     ) -> None:
         self.folder, self.device = folder, pick_device(device)
-        self.model, self.card = load(folder, str(self.device)), load_card(folder)
+        self.model, self.card = load(folder, str(self.device), scan=scan), load_card(folder)
         if (patch is not None and min(patch) < 1) or (hop_ms is not None and not 1 <= hop_ms <= 1000):
             raise AudiolibError("a patch has at least 1 band and 1 frame, a hop lasts 1 to 1000 ms")
         self.patch, self.hop_ms = patch or self.card.patch, hop_ms

@@ -78,6 +78,7 @@ def fingerprint(job: Job, start_digest: str | None) -> dict[str, Any]:
         "seconds": job.seconds,
         "seed": job.seed,
         "features": sha256_file(job.features / "index.json"),
+        "normalisation": sha256_file(job.features / "stats.json"),
         "start": start_digest,
         "code": code_digest(Path(__file__).parent, _CODE),
     }

@@ -1,5 +1,6 @@
 """The steps of an epoch, planned before it begins, and the batches made of them."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -99,6 +100,7 @@ class Epoch(Dataset):
         order: what they were made of.
         rank: whose share of them is made.
         parts: batches that a share is made of: the steps are planned for that many times the workers.
+        repeats: whether a clip may come several times: each time it is changed in another way.
     """
 
     clips: Clips
@@ -110,23 +112,32 @@ class Epoch(Dataset):
     order: Order
     rank: int = 0
     parts: int = 1
+    repeats: bool = False
 
     def __len__(self) -> int:
         return len(self.steps) * self.parts
 
     def __getitem__(self, number: int) -> Batch:
         step, part = divmod(number, self.parts)
-        shares = self.steps[step]
+        shares, mine = self.steps[step], self.rank * self.parts + part
         # A worker without a clip of a small pack takes one that counts for nothing: all take part in every step.
-        own = shares[self.rank * self.parts + part] or max(shares, key=len)[:1]
-        mels, targets, draws = zip(*(self._changed(index, view) for index, view in own), strict=True)
-        weight = len(shares[self.rank * self.parts + part]) * len(shares) / sum(map(len, shares))
+        own = shares[mine] or max(shares, key=len)[:1]
+        times = Counter(index for share in shares[:mine] for index, _ in share) if self.repeats else Counter[int]()
+        changed = []
+        for index, view in own:
+            changed.append(self._changed(index, view, (step, times[index]) if self.repeats else ()))
+            times[index] += 1
+        mels, targets, draws = zip(*changed, strict=True)
+        weight = len(shares[mine]) * len(shares) / sum(map(len, shares))
         return shown(list(mels), np.stack(targets), [view for _, view in own], draws, weight)
 
-    def _changed(self, index: int, view: View) -> tuple[np.ndarray, np.ndarray, int]:
-        """One clip as this epoch sees it: cut, mixed, normalised, masked, shifted, made noisy; its target; its draw."""
+    def _changed(self, index: int, view: View, again: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, int]:
+        """One clip as this epoch sees it: cut, mixed, normalised, masked, shifted, made noisy; its target; its draw.
+
+        `again` says which of its times in the epoch this is.
+        """
         clips, augment = self.clips, self.augment
-        random = rng(self.seed, "clip", self.number, int(clips.keys[index]))
+        random = rng(self.seed, "clip", self.number, int(clips.keys[index]), *again)
         mel = view.fit(clips.log_mel(index, view.hop), random, clips.mean)
         target = clips.targets([index])[0]
         if augment.mixup and random.uniform() < augment.mixup:

@@ -85,7 +85,8 @@ class Page:
 
 def write(page: Page, out: Path) -> None:
     """Leave `report.html`, `report.md` and the PNG files of all figures in a folder."""
-    out.mkdir(parents=True, exist_ok=True)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
     for section in page.sections:
         for name, figure in section.figures.items():
             with disk_errors(out):

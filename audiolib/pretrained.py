@@ -38,7 +38,6 @@ class Card:
 
 def save_pretrained(model: Classifier, card: Card, folder: Path) -> None:
     """Write a model folder; the config names the sha256 of the weights."""
-    folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors"
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(weights) as temporary:
@@ -47,12 +46,14 @@ def save_pretrained(model: Classifier, card: Card, folder: Path) -> None:
     write_sealed(folder / "config.json", config)
 
 
-def load(folder: Path | str, device: str = "cpu") -> Classifier:
+def load(folder: Path | str, device: str = "cpu", *, attention: str = "auto", scan: str = "auto") -> Classifier:
     """Load a model folder, ready to predict.
 
     Args:
         folder: its path, or `hub:user/name` for one on the Hugging Face hub, fetched once (or found in its cache).
         device: where to.
+        attention: implementation of `kernels/segment_attention`; `auto` is the fastest that runs.
+        scan: of `kernels/selective_scan`.
 
     Raises:
         AudiolibError: not a model folder, of a newer format, or weights that are not those saved with the config.
@@ -69,6 +70,7 @@ def load(folder: Path | str, device: str = "cpu") -> Classifier:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
         raise AudiolibError(f"{weights} does not fit its config.json: {' '.join(str(error).split())}") from error
+    model.use_kernels(attention=attention, scan=scan)
     return model.to(torch.device(device)).eval()
 
 

@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from audiolib.compare import RECORD
 from audiolib.errors import AudiolibError
-from audiolib.files import scratch_folder, sha256_file, state_folder
+from audiolib.files import fresh_folder, scratch_folder, sha256_file, state_folder
 
 EXPERIMENT = "audiolib"
 _WRAPPER = Path(__file__).with_name("mlflow_model.py")
@@ -21,7 +20,7 @@ def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str
 
     Args:
         root: the repository.
-        names: DVC experiments or MLflow run ids; none = the newest run of each model, settings and seed.
+        names: DVC experiments or MLflow run ids; none = the newest run of each model, however it was evaluated.
         corpus: only runs on it; null = they must all be on one.
 
     Raises:
@@ -43,7 +42,7 @@ def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str
         if names and not {run.info.run_id, tags.get("dvc.exp")} & set(names):
             continue
         if corpus in (None, tags["dataset"]):
-            runs.setdefault(run.info.run_id if names else tags["fingerprint"], run)
+            runs.setdefault(run.info.run_id if names else tags.get("trained", tags["fingerprint"]), run)
     known = {name for run in runs.values() for name in (run.info.run_id, run.data.tags.get("dvc.exp"))}
     if missing := sorted(set(names) - known):
         raise AudiolibError(f"no recorded run is called {missing[0]}; `dvc exp show` lists experiments")
@@ -52,10 +51,12 @@ def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str
         raise AudiolibError(f"there are runs on {', '.join(corpora)}; choose one with --data")
     found = []
     for run in reversed(runs.values()):
-        folder = scratch_folder(root) / "recorded" / run.info.run_id
-        if not (folder / "record" / RECORD[-1]).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            download_artifacts(run_id=run.info.run_id, artifact_path="record", dst_path=str(folder), tracking_uri=uri)
+        # Named by what it holds: the same pass on other clips has the same id.
+        folder = scratch_folder(root) / "recorded" / f"{run.info.run_id}-{run.data.tags.get('record', 'first')}"
+        if not folder.exists():
+            part = fresh_folder(folder.with_suffix(".part"))
+            download_artifacts(run_id=run.info.run_id, artifact_path="record", dst_path=str(part), tracking_uri=uri)
+            part.rename(folder)
         name = run.data.tags.get("dvc.exp") or run.info.run_name
         found.append((f"{name} ({run.info.run_id[:8]})", folder / "record"))
     return found

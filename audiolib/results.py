@@ -111,7 +111,8 @@ class Home:
 
 def home(settings: dict[str, Any]) -> Home:
     """The home of a pipeline pass, from its params and presets."""
-    stored, hops = float(settings["params"]["features"]["hop_ms"]), {}
+    own = settings["data"]["source"].get("frontend") or settings["params"]["features"]  # Some corpora have their own.
+    stored, hops = float(own["hop_ms"]), {}
     for stage in ("pretrain", "finetune"):
         last = (settings["model"][stage]["phases"] or [{"compression": 1, "method": "none"}])[-1]
         hops[stage] = stored * (1 if last["method"] == "patchify" else last["compression"])

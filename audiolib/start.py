@@ -60,7 +60,11 @@ def teacher(job: Job, device: torch.device) -> tuple[Classifier, tuple[int, int]
         raise AudiolibError(
             f"{job.stage}.distill needs a trained model to learn from, and {job.stage} starts from none"
         )
-    return load(job.start, str(device)), load_card(job.start).patch
+    model = load(job.start, str(device), attention=job.settings.attention, scan=job.settings.scan)
+    card, shards = load_card(job.start), ShardFolder(job.features)
+    if card.classes != shards.classes:
+        raise AudiolibError(f"{job.stage}.distill: {job.start} knows other classes than {job.features}")
+    return model, card.patch
 
 
 def read_vit(path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ interrupted study. On a machine with cores to spare, start it once for each seed
 """
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from audiolib.config.training import Architecture, ModelPreset, Recipe, TrainSec
 from audiolib.corpora.prepare import prepare
 from audiolib.dataset import MEMORY_MIB
 from audiolib.errors import AudiolibError, run_main
-from audiolib.evaluate import sweep
+from audiolib.evaluate import Outcome, sweep
 from audiolib.evidence import append_rows, read_evidence
 from audiolib.features import extract
-from audiolib.files import digest, lock, read_json, scratch_folder, write_text
+from audiolib.files import digest, lock, read_json, scratch_folder
 from audiolib.grid import Cell, Grid, Trained
 from audiolib.job import Job
 from audiolib.launch import scaled
@@ -69,15 +68,13 @@ def _do(name: str, study: Study, run: StudyRun, corpus: str, seed: int, features
     )
     out = scratch_folder(ROOT) / "study" / "models" / key
     with lock(scratch_folder(ROOT) / "study" / f"{key}.lock"):
-        if not (out / "config.json").exists():
+        if not (out / "training.json").exists():
             say(f"study {name}: {run.name} on {corpus}, seed {seed}")
-            started = time.monotonic()
             fit(_at(job, out, key))
-            write_text(out / "wall_seconds.txt", f"{time.monotonic() - started:.1f}\n")
         if read_evidence(name).filter((pl.col("run") == key) & (pl.col("model") == run.name)).is_empty():
-            append_rows(
-                name, _measure(study, run, corpus, seed, features, out, key), f"python -m audiolib.study {name}"
-            )
+            rows, outcome = _measure(study, run, corpus, seed, features, out, key)
+            append_rows(name, rows, f"python -m audiolib.study {name}")
+            outcome.written()
     return out
 
 
@@ -123,7 +120,7 @@ def _at(job: Job, out: Path, key: str) -> Job:
 
 def _measure(
     study: Study, run: StudyRun, corpus: str, seed: int, features: Path, out: Path, key: str
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], Outcome]:
     seconds = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus).seconds
     lengths = sorted({*study.seconds, seconds})
     cells = [Cell(size, seconds) for size in sorted(study.patch_sizes)]
@@ -136,16 +133,16 @@ def _measure(
     cells += [Cell((16, 16), seconds, hop) for hop in study.hops_ms]
     grid = Grid("test", cells, seconds)
     common = {"run": key, "corpus": corpus, "seed": seed}
-    rows = sweep([Trained(out, "finetune", run.name)], features, grid, common).rows
+    outcome = sweep([Trained(out, "finetune", run.name)], features, grid, common)
     training = read_json(out / "training.json")
     cost = {
         "valid_score": training["valid_score"],
         "train_gmac": training["gmac"],
         "train_tokens": training["tokens"],
-        "train_seconds": float((out / "wall_seconds.txt").read_text()),
+        "train_seconds": pl.read_csv(out / "history.csv")["seconds"][-1],
     }
     own = {**common, "model": run.name, "stage": "finetune"}
-    return rows + [{**own, "metric": metric, "value": value} for metric, value in cost.items()]
+    return outcome.rows + [{**own, "metric": metric, "value": value} for metric, value in cost.items()], outcome
 
 
 def _features(corpus: str) -> Path:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from audiolib.compare import RECORD, read_record
+from audiolib.compare import RECORD, read_record, training_settings
 from audiolib.config.strict import read_yaml
 from audiolib.files import digest, lock, scratch_folder, sha256_file, state_folder, write_json
 from audiolib.progress import say
@@ -135,6 +135,10 @@ class Run:
         """A file, kept with the run."""
         self._client().log_artifact(self.run_id, str(path), folder)
 
+    def tag(self, name: str, value: str) -> None:
+        """A word about the pass; another one takes its place."""
+        self._client().set_tag(self.run_id, name, value)
+
     def dataset(self, index: Path, name: str, split: str) -> None:
         """Name the clips that were measured, by the digest of all their shards."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -165,6 +169,7 @@ def log_outcome(root: Path, evaluate: Path, features: Path, model: Path) -> None
     run.matrix(rows, own)
     for name in RECORD:
         run.artifact(evaluate / name, "record")
+    run.tag("record", digest([sha256_file(evaluate / name) for name in RECORD]))
     metric = main_metric(rows)
     for stage, found in summary(rows, own).items():
         values = {f"summary/{_lead(stage)}{key}": found[key] for key in (metric, "patch_mean", "patch_worst_over_best")}
@@ -253,6 +258,7 @@ def _create(client: Any, root: Path, settings: dict[str, Any], name: str | None)
         "dvc.exp": name or "",
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
         "fingerprint": digest(settings),
+        "trained": digest(training_settings(settings)),
     }
     run = client.create_run(
         experiment_id, tags=tags, run_name=f"{params['model']} {params['data']} seed {params['seed']}"

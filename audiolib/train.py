@@ -82,7 +82,7 @@ class Trainer:
         self.checkpoints = Checkpoints(runs, fingerprint(job, start_digest(job.start)))
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
-        # Multiply-accumulates (forward, without a teacher's) and tokens of this worker since the workers compared notes.
+        # Multiply-accumulates (forward, without a teacher's) and tokens of this worker since the last comparison.
         self.spent = torch.zeros(2, dtype=torch.int64, device=self.device)
         self.saved_at = self.started = time.monotonic()
 

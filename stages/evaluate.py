@@ -2,13 +2,14 @@
 
 from audiolib.config.corpus import DataPreset
 from audiolib.config.evaluation import EvaluatePreset
-from audiolib.config.strict import read_preset
+from audiolib.config.strict import read_preset, read_section
+from audiolib.config.training import TrainSection
 from audiolib.errors import run_main
 from audiolib.evaluate import sweep
 from audiolib.files import fresh_folder
 from audiolib.grid import Trained, grid_of, run_columns, trained_name
 from audiolib.results import write_outcome
-from audiolib.tracking import log_outcome, resolved
+from audiolib.tracking import attach, log_outcome, resolved
 from stages import DATA, ROOT
 
 
@@ -18,10 +19,14 @@ def main() -> None:
     settings, stages = resolved(ROOT), ("pretrain", "finetune")
     trained = [Trained(DATA / stage, stage, trained_name(settings["model"], stage)) for stage in stages]
     grid = grid_of(section, preset.eval_seconds, settings)
-    outcome = sweep(trained, DATA / "features", grid, run_columns(settings))
+    attach(ROOT)  # An MLflow server that does not answer is better known before hours of work than after.
+    train = read_section(ROOT, "train", TrainSection)
+    kernels = {"attention": train.attention, "scan": train.scan}
+    outcome = sweep(trained, DATA / "features", grid, run_columns(settings), train.device, kernels=kernels)
     histories = [DATA / stage / "history.csv" for stage in stages]
     write_outcome(fresh_folder(DATA / "evaluate"), outcome, settings, histories)
     log_outcome(ROOT, DATA / "evaluate", DATA / "features", DATA / "finetune")
+    outcome.written()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,9 @@ from audiolib.config.evaluation import EvaluatePreset
 from audiolib.dataset import read_split
 from audiolib.errors import AudiolibError
 from audiolib.evaluate import sweep
-from audiolib.grid import Cell, Grid, Trained, grid_of, run_columns, trained_name
+from audiolib.grid import Cell, Grid, Trained, grid_of, run_columns, trained_name, view_of
 from audiolib.inference import Listener, top, whole_files
-from audiolib.pretrained import load
+from audiolib.pretrained import Card, load, load_card, save_pretrained
 from audiolib.registry import recorded, tracking_uri
 from audiolib.results import (
     Home,
@@ -33,6 +35,7 @@ from audiolib.results import (
 )
 from audiolib.tracking import attach, log_outcome
 from audiolib.train import fit
+from audiolib.views import View
 from tests.conftest import ROOT
 from tests.recipes import job, phase, recipe
 
@@ -58,7 +61,7 @@ def settings() -> dict:
     found = {"params": yaml.safe_load((ROOT / "params.yaml").read_text())}
     found["model"] = yaml.safe_load((ROOT / "configs/model/flexi.yaml").read_text())
     found["model"]["pretrain"]["phases"] = [{"compression": 2, "method": "avg_pool", "epochs": 1, "lr": 1e-3}]
-    found["data"] = {"seconds": 0.64, "eval_seconds": [0.32, 0.64]}
+    found["data"] = {"source": {"corpus": "synthetic"}, "seconds": 0.64, "eval_seconds": [0.32, 0.64]}
     found["evaluate"] = yaml.safe_load((ROOT / "configs/evaluate/matrix.yaml").read_text())
     return found
 
@@ -217,6 +220,11 @@ def test_mlflow_gets_cells_curves_table_and_each_epoch_once(
     assert recorded(root, [run.run_id], "synthetic") == [(name, folder)]
     with pytest.raises(AudiolibError, match="no recorded run is called nosuch"):
         recorded(root, ["nosuch"], None)
+    shutil.copytree(written, tmp_path / "again")
+    changed.write_parquet(tmp_path / "again/rows.parquet")
+    log_outcome(root, tmp_path / "again", small_features, trained / "finetune")  # The same pass, with other results.
+    ((_, folder),) = recorded(root, [], None)
+    assert read_rows(folder).equals(changed)
     assert found.tags["model"] == "flexi" and found.params["params.seed"] == "1"
 
 
@@ -245,6 +253,50 @@ def test_presets_name_the_cells_they_promise():
         EvaluatePreset(**yaml.safe_load(path.read_text()))
 
 
+def test_a_corpus_with_a_hop_of_its_own_is_at_home_there():
+    own = settings()
+    own["data"]["source"]["frontend"] = {"kind": "stft", "sample_rate": 24000, "window_ms": 10, "hop_ms": 5}
+    assert home(own).hop_ms == {"pretrain": 10.0, "finetune": 5.0}
+    assert home(settings()).hop_ms == {"pretrain": 20.0, "finetune": 10.0}
+
+
+def test_the_hop_that_a_pooled_model_has_anyway_is_its_own_view():
+    card = Card(["a"], False, {"hop_ms": 10.0}, (16, 16), 64, 2, "avg_pool")
+    assert (
+        view_of(card, Cell((16, 16), 0.64, 20.0)) == view_of(card, Cell((16, 16), 0.64)) == View(64, 1, 2, "avg_pool")
+    )
+    assert view_of(card, Cell((16, 16), 0.64, 30.0)) == View(64, 3.0)
+
+
+def test_clips_are_normalised_as_the_model_knows_them(trained, small_features, tmp_path):
+    """The same model with other constants, its kernel and bias changed so that they cancel out; no clip is padded."""
+    folder, entry = tmp_path / "moved", trained / "finetune"
+    model, card = load(entry), load_card(entry)
+    mean, std = card.frontend["mean"], card.frontend["std"]
+    with torch.no_grad():  # x' = 2 x + 1 when the deviation is halved and the mean lies a deviation lower.
+        model.embed.bias -= model.embed.weight.sum((1, 2)) / 2
+        model.embed.weight /= 2
+    moved = replace(card, frontend={**card.frontend, "mean": mean - std, "std": std / 2})
+    save_pretrained(model, moved, folder)
+    grid = Grid("test", [Cell((16, 16), 0.32)], 0.32)
+    both = [sweep([Trained(f, "finetune", "m")], small_features, grid, {}, scratch=tmp_path) for f in (entry, folder)]
+    first, second = ([said["p_actual"] for said in found.predictions] for found in both)
+    np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_a_model_of_other_classes_or_another_front_end_is_not_asked(trained, small_features, tmp_path):
+    model, card = load(trained / "finetune"), load_card(trained / "finetune")
+    grid = Grid("test", [Cell((16, 16), 0.64)], 0.64)
+    wrong = {
+        "other classes": replace(card, classes=card.classes[::-1]),
+        "log-mel of": replace(card, frontend={**card.frontend, "hop_ms": 5.0}),
+    }
+    for words, other in wrong.items():
+        save_pretrained(model, other, tmp_path / words)
+        with pytest.raises(AudiolibError, match=words):
+            sweep([Trained(tmp_path / words, "finetune", "m")], small_features, grid, {}, scratch=tmp_path)
+
+
 def test_an_interrupted_sweep_goes_on_where_it_was(trained, small_features, tmp_path, monkeypatch):
     entry = Trained(trained / "finetune", "finetune", "flexi")
     grid = Grid("test", [Cell((16, 16), 0.64), Cell((24, 24), 0.32), Cell((16, 16), 0.64, 14)], 0.64)
@@ -267,6 +319,8 @@ def test_an_interrupted_sweep_goes_on_where_it_was(trained, small_features, tmp_
     stop = None
     again = sweep([entry], small_features, grid, {}, scratch=tmp_path / "b")
     assert len(calls) % 3 == 0 and len(calls) >= 6  # Each piece of each cell once.
+    assert again.pieces.exists(), "until its outcome is written down"
+    again.written()
     assert list((tmp_path / "b/sweeps").iterdir()) == []
     without_time = [key for key in table(whole.rows).columns if key != "ms"]
     assert table(again.rows).select(without_time).equals(table(whole.rows).select(without_time))

@@ -1,6 +1,8 @@
 """The feature stage: complete, deterministic, resumable, and honest about clips it cannot use."""
 
+import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -63,6 +65,31 @@ def test_several_processes_give_the_same_bytes(small_download, small_features, t
     monkeypatch.setattr(features.os, "cpu_count", lambda: 2)
     extract(small_download, features_section(), tmp_path / "out", tmp_path / "scratch")
     assert hashes(tmp_path / "out") == hashes(small_features)
+
+
+def dies_twice(task):
+    """`make_shard` in a process that is killed, as one is when memory runs out."""
+    deaths = Path(os.environ["DEATHS"])
+    if task.path.name.endswith("00001.parquet") and len(deaths.read_text()) < 2:
+        deaths.write_text(deaths.read_text() + "x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return features.make_shard(task)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_replaced(small_download, small_features, tmp_path, monkeypatch, capsys):
+    (tmp_path / "deaths").write_text("")
+    monkeypatch.setenv("DEATHS", str(tmp_path / "deaths"))
+    monkeypatch.setattr(features, "_CLIPS_PER_WORKER", 50)
+    monkeypatch.setattr(features.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(features, "make_shard", dies_twice)
+    extract(small_download, features_section(), tmp_path / "out", tmp_path / "scratch")
+    assert hashes(tmp_path / "out") == hashes(small_features)
+    assert capsys.readouterr().err.count("doing them again") == 2
+    monkeypatch.setattr(features, "_POOLS", 2)
+    (tmp_path / "deaths").write_text("")
+    with pytest.raises(AudiolibError, match="died 2 times"):
+        extract(small_download, features_section(), tmp_path / "again", tmp_path / "scratch")
 
 
 def test_an_interrupted_run_keeps_its_finished_shards(small_download, small_features, tmp_path, monkeypatch):

@@ -1,14 +1,17 @@
 """Files are whole or absent, refusals of the system are one line, and randomness hangs on its key alone."""
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from audiolib.errors import AudiolibError, run_main
-from audiolib.files import atomic_path, digest, fresh_folder, read_json, scratch_folder, user_path, write_json
+from audiolib.files import atomic_path, digest, fresh_folder, lock, read_json, scratch_folder, user_path, write_json
 from audiolib.rng import rng, torch_rng
 
 
@@ -34,16 +37,52 @@ def test_equal_values_give_equal_bytes_and_digests(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "number, words", [(28, "no space left"), (13, "change its permissions"), (30, "may not write")]
+    "number, words",
+    [(28, "no space left"), (13, "Permission denied"), (30, "Read-only file system"), (20, "Not a dir")],
 )
-def test_refusals_of_the_system_are_one_line(tmp_path, number, words):
+@pytest.mark.parametrize(
+    "kind", [OSError, lambda number, text: SafetensorError(f"I/O error: {text} (os error {number})")]
+)
+def test_refusals_of_the_system_are_one_line(tmp_path, number, words, kind):
     def write() -> None:
         with atomic_path(tmp_path / "a"):
-            raise OSError(number, os.strerror(number))
+            raise kind(number, os.strerror(number))
 
     with pytest.raises(AudiolibError, match=words) as caught:
         write()
     assert "\n" not in str(caught.value) and str(tmp_path / "a") in str(caught.value)
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(AudiolibError, match="Is a directory"):
+        write_json(tmp_path / "a", {})
+    (tmp_path / "b").write_text("")
+    with pytest.raises(AudiolibError, match=r"File exists|Not a directory"):
+        write_json(tmp_path / "b" / "c", {})
+
+
+def test_weights_can_be_read_by_whoever_may_read_other_files(tmp_path):
+    (tmp_path / "plain").write_text("")
+    with atomic_path(tmp_path / "weights") as temporary:
+        save_file({"w": torch.zeros(1)}, temporary)
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_second_process_waits_and_says_so(tmp_path):
+    told, order = threading.Event(), []
+
+    def second() -> None:
+        with lock(tmp_path / "l", told.set):
+            order.append("second")
+
+    with lock(tmp_path / "l", lambda: order.append("nobody has it")):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert told.wait(10)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
 
 
 def test_state_and_relative_paths_belong_to_the_repository_that_started_a_temporary_run(tmp_path, monkeypatch):

@@ -185,9 +185,27 @@ def test_predict_writes_what_others_read(folder, tmp_path):
     assert table.columns == ["file", "start", "end", "rank", "class", "probability"] and len(table) == 8
     assert set(table["class"]) == set(CLASSES) and table["start"].unique().to_list() == [0.0, 0.5]
     assert audiolib("predict", path, "--model", folder, "--parquet", out, "--top-k", 1).stdout == ""
-    assert pl.read_parquet(out)["class"][0] == table["class"][0] or len(pl.read_parquet(out)) == 1
+    whole = audiolib("predict", path, "--model", folder, "--top-k", 1).stdout.split("\t")[1]
+    assert [f"{row['class']} {row['probability']:.3f}" for row in pl.read_parquet(out).to_dicts()] == [whole.strip()]
     vectors = audiolib("embed", path, "--model", folder)
     assert len(json.loads(vectors.stdout)["embedding"]) == 48
+
+
+def test_a_place_that_cannot_be_written_is_told_before_listening(folder, tmp_path):
+    path = sound(tmp_path / "a.wav", 1.0)
+    for place in (tmp_path, tmp_path / "none" / "out.parquet"):
+        done = audiolib("embed", path, "--model", folder, "--parquet", place)
+        assert done.returncode == 2 and "name a file" in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize("scan", ["auto", "naive"])
+def test_a_scan_can_be_chosen(tmp_path, scan):
+    model, path = saved(tmp_path / "m", "aum_nano"), sound(tmp_path / "a.wav", 1.0)
+    listener = Listener(model, scan=scan)
+    assert {block.mixer.impl for block in listener.model.blocks} == {scan}
+    done = audiolib("predict", path, "--model", model, "--scan", scan, "--top-k", 1)
+    (heard,) = listener.listen([path])
+    assert done.stdout.split("\t")[1].startswith(CLASSES[heard.values.argmax()])
 
 
 def test_predict_hears_standard_input(folder, tmp_path):
@@ -204,6 +222,12 @@ def test_a_budget_takes_the_best_shape_that_was_measured(tmp_path):
     path = sound(tmp_path / "a.wav", 1.0)
     done = audiolib("predict", path, "--model", model, "--budget-ms", 1)
     assert "patch 32 x 32, hop 10 ms" in done.stderr and done.returncode == 0
+    # Within 3 ms the best cell of all is one of shorter clips, which are not what the model will hear.
+    rows = pl.read_parquet(tmp_path / "evaluate/rows.parquet")
+    best = pl.when(pl.col("seconds") == 0.64).then(1.0).when(pl.col("patch_t") == 32).then(0.99).otherwise(0.5)
+    rows.with_columns(value=best).write_parquet(tmp_path / "evaluate/rows.parquet")
+    within = audiolib("predict", path, "--model", model, "--budget-ms", 3)
+    assert "patch 32 x 32, hop 10 ms" in within.stderr and within.returncode == 0
     assert (
         "--budget-ms needs results"
         in audiolib("predict", path, "--model", saved(tmp_path / "x/m"), "--budget-ms", 1).stderr

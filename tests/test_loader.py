@@ -57,6 +57,35 @@ def test_every_clip_is_tried_once_an_epoch(clips):
     assert torch.equal(torch.cat(seen).sum(0), torch.from_numpy(clips.target).sum(0))  # 96 clips, 12 batches of 8.
 
 
+@pytest.mark.parametrize("hop, pool", [(1.0, 1), (2.0, 1), (4.0, 1), (1.0, 2)])
+def test_masks_last_as_long_at_every_resolution(clips, hop, pool):
+    """The widest run of masked stored frames is the same share of a clip, whatever the hop."""
+    only = augment(freq_mask=0, time_mask=32, mixup=0.0, roll=0, noise=0.0)
+    none = augment(freq_mask=0, time_mask=0, mixup=0.0, roll=0, noise=0.0)
+    view, widest = View(64, hop, pool, "avg_pool"), 0.0
+    for epoch in range(8):
+        pair = (run(clips, view, epoch=epoch, changes=changes) for changes in (only, none))
+        for masked, whole in zip(*pair, strict=True):
+            changed = (masked.mel != whole.mel).any(1).reshape(len(masked), -1).sum(1)
+            widest = max(widest, float(changed.max()) * view.stretch)
+    assert 20 <= widest <= 32 + 2 * view.stretch
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_clip_that_comes_again_is_changed_in_another_way(clips, world):
+    order = epoch_order(clips, 1, 0)
+    again = np.repeat(order.clips[:4], 8)  # Eight times each, four steps of eight.
+    steps = EqualSteps(again, VIEW, 8, world)
+    shares = [
+        list(batches(Epoch(clips, augment(), 64, 1, 0, steps, order, rank, repeats=True))) for rank in range(world)
+    ]
+    seen = [mel.sum().item() for share in shares for batch in share for mel in batch.mel.split(64)]
+    assert len(set(seen)) == 32
+    one = [mel.sum().item() for batch in batches(Epoch(clips, augment(), 64, 1, 0, EqualSteps(again, VIEW, 8), order,
+           repeats=True)) for mel in batch.mel.split(64)]  # fmt: skip
+    assert sorted(seen) == sorted(one), "whatever the number of workers"
+
+
 def test_evaluation_keeps_order_and_cuts_at_the_start(clips):
     batches = list(eval_batches(clips, VIEW, batch_frames=640))
     assert [len(b) for b in batches[:2]] == [10, 10] and sum(map(len, batches)) == len(clips)

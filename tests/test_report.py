@@ -116,7 +116,7 @@ def test_pick_keeps_to_its_limits(found):
 
 def kept(run: Record, folder: Path) -> Path:
     """A record as the evaluate stage leaves it."""
-    write_outcome(folder, Outcome(run.rows.rows(named=True), [], [run.scores]), run.settings, [])
+    write_outcome(folder, Outcome(run.rows.rows(named=True), [], [run.scores], folder), run.settings, [])
     return folder
 
 
@@ -160,7 +160,7 @@ def test_the_report_of_a_run_has_its_mistakes_with_their_sound(small_features, t
         for name, actual in clips
     ]  # fmt: skip
     write_text(tmp_path / "history.csv", "stage,compression,gmac_cum,valid_score\nfinetune,1,2.5,0.5\n")
-    outcome = Outcome(run.rows.rows(named=True), said, [run.scores])
+    outcome = Outcome(run.rows.rows(named=True), said, [run.scores], tmp_path)
     write_outcome(tmp_path / "evaluate", outcome, settings("flexi", 1), [tmp_path / "history.csv"])
     render(Sources(small_features, tmp_path / "evaluate"), tmp_path / "out", classes_shown=5, mistakes_shown=4)
     page = (tmp_path / "out/report.html").read_text()

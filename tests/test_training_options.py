@@ -53,8 +53,8 @@ def test_the_mean_of_the_last_epochs_is_what_is_kept(small_features, tmp_path, m
     assert len(seen) == 4
     mean = {name: (seen[-1][name] + seen[-2][name]) / 2 for name in seen[0]}
     kept = {**weights(tmp_path / "out")}
-    candidates = [*seen[:2], seen[2], mean]  # Before the last two epochs the weights themselves are validated.
-    assert any(all(torch.allclose(kept[name], one[name], atol=1e-6) for name in kept) for one in candidates)
+    # The last epoch's validation sees the mean; it wins here, being as good as any before it.
+    assert all(torch.allclose(kept[name], mean[name], atol=1e-6) for name in kept)
     last = weights(tmp_path / "out" / "last")
     assert same(last, seen[-1])
 

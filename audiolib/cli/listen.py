@@ -33,7 +33,11 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=float, metavar="S", help="seconds that are looked at together")
     parser.add_argument("--stride", type=float, metavar="S", help="seconds between windows; default: no overlap")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--parquet", type=Path, metavar="OUT", help="write a Parquet file instead of printing")
+    parser.add_argument(
+        "--scan", default="auto", choices=["auto", "cpp", "triton", "mamba_ssm", "naive"],
+        help="how an Audio Mamba scans; naive needs no C++ compiler",
+    )  # fmt: skip
+    parser.add_argument("--parquet", type=_parquet, metavar="OUT", help="write a Parquet file instead of printing")
 
 
 def predict_command(parser: argparse.ArgumentParser) -> Run:
@@ -104,7 +108,7 @@ def patch_size(text: str) -> tuple[int, int]:
 def _listener(asked: argparse.Namespace, patch: tuple[int, int] | None, hop: float | None) -> "Listener":
     from audiolib.inference import Listener
 
-    return Listener(asked.model, patch=patch, hop_ms=hop, device=asked.device)
+    return Listener(asked.model, patch=patch, hop_ms=hop, device=asked.device, scan=asked.scan)
 
 
 def _within(model: Path, budget: float) -> tuple[tuple[int, int], float]:
@@ -210,6 +214,14 @@ def _write_csv(rows: Iterable[dict[str, Any]]) -> None:
     out = csv.DictWriter(sys.stdout, ["file", "start", "end", "rank", "class", "probability"], lineterminator="\n")
     out.writeheader()
     out.writerows(rows)
+
+
+def _parquet(text: str) -> Path:
+    """A file that can be written, asked before hours of listening rather than after."""
+    path = Path(text)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder, or in none; name a file")
+    return path
 
 
 def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:

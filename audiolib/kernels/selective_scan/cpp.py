@@ -187,4 +187,4 @@ def _library() -> ctypes.CDLL:
     try:
         return library(_SOURCE)
     except KernelUnavailable as error:
-        raise KernelUnavailable(f"{error}; without it, set train.scan=naive") from error
+        raise KernelUnavailable(f"{error}; without it, set train.scan=naive (or --scan naive)") from error
