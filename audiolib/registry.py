@@ -1,6 +1,8 @@
 """What MLflow keeps beyond numbers: records of evaluations, and models that anyone can load from it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from audiolib.errors import AudiolibError
@@ -13,6 +15,18 @@ _WRAPPER = Path(__file__).with_name("mlflow_model.py")
 def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI, else an SQLite file at the repository's root: never a path relative to some folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_folder(root) / 'mlflow.db'}"
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Turn the silence of an MLflow server into one line."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = " ".join(str(error).split())[:300]
+        raise AudiolibError(f"MLflow at {uri} cannot be used: {reason}; see MLFLOW_TRACKING_URI") from error
 
 
 def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str, Path]]:

@@ -18,7 +18,7 @@ from audiolib.compare import RECORD, read_record, training_settings
 from audiolib.config.strict import read_yaml
 from audiolib.files import digest, lock, scratch_folder, sha256_file, state_folder, write_json
 from audiolib.progress import say
-from audiolib.registry import EXPERIMENT, register, tracking_uri
+from audiolib.registry import EXPERIMENT, answering, register, tracking_uri
 from audiolib.results import Home, at_home, home, main_metric, patch_name, summary
 
 if TYPE_CHECKING:
@@ -212,7 +212,8 @@ def attach(root: Path) -> Run:
             run_id = json.loads(note.read_text(encoding="utf-8"))["run_id"]
             if _alive(client, run_id):
                 return Run(uri, run_id)
-        run_id = _create(client, root, settings, name)
+        with answering(uri):
+            run_id = _create(client, root, settings, name)
         write_json(note, {"run_id": run_id, "uri": uri})
     return Run(uri, run_id)
 

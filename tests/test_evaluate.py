@@ -240,6 +240,13 @@ def test_processes_that_open_a_fresh_database_at_once_share_one_run(tmp_path, mo
         assert len(set(pool.map(open_fresh, [root] * 3))) == 1
 
 
+def test_a_server_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(AudiolibError, match=r"MLflow at http://127.0.0.1:9 cannot be used"):
+        attach(project(tmp_path))
+
+
 def test_presets_name_the_cells_they_promise():
     own, lengths = ((16, 16), 0.64), [0.32, 0.64]
     product = grid_of(preset(cells="product"), lengths, settings()).cells
