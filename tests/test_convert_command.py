@@ -1,5 +1,8 @@
 """`audiolib convert` on weights that the other libraries made, and sound through both sides."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -91,6 +94,25 @@ def test_weights_in_the_layout_of_the_authors_give_the_same_logits(tmp_path, str
     words = ("convert", tmp_path / "ast.pth", tmp_path / "out", "--stride", stride, "--labels", tmp_path / "labels.txt")
     assert audiolib(*words, "--multi-label").returncode == 0
     assert load_card(tmp_path / "out").classes == CLASSES and load_card(tmp_path / "out").multi_label
+
+
+class Trap:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_pickle_that_would_run_code_runs_none(tmp_path):
+    torch.save({"a": Trap(tmp_path / "ran")}, tmp_path / "trap.pth")
+    done = audiolib("convert", tmp_path / "trap.pth", tmp_path / "out")
+    assert done.returncode == 1 and "holds more than tensors" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "trap.pth", weights_only=False)
+    assert (tmp_path / "ran").exists(), "it is a trap"
 
 
 def test_what_cannot_be_converted_is_one_line(tmp_path, hugging_face):

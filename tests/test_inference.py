@@ -191,6 +191,12 @@ def test_predict_writes_what_others_read(folder, tmp_path):
     assert len(json.loads(vectors.stdout)["embedding"]) == 48
 
 
+def test_a_folder_without_sounds_is_told(folder, tmp_path):
+    (tmp_path / "notes.txt").write_text("no sound")
+    done = audiolib("predict", tmp_path, "--model", folder)
+    assert done.returncode == 1 and "has no sound files" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_a_place_that_cannot_be_written_is_told_before_listening(folder, tmp_path):
     path = sound(tmp_path / "a.wav", 1.0)
     for place in (tmp_path, tmp_path / "none" / "out.parquet"):

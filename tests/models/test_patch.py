@@ -88,6 +88,19 @@ def test_native_size_is_a_plain_convolution():
     torch.testing.assert_close(tokens, (conv.permute(2, 1, 0) + layer.positions.grid.transpose(0, 1)).flatten(0, 1))
 
 
+@pytest.mark.parametrize("size", [8, 12, 24, 32])
+def test_stretched_positions_are_torchs_antialiased_resize(size):
+    layer = embed(border="pad", positions="stretch")
+    _, (count,) = layer(mel(96), (96,), (1.0,), (size, size))
+    layer.bias.data.zero_()
+    placed, _ = layer(torch.zeros(96, 128, dtype=torch.float64), (96,), (1.0,), (size, size))
+    shape = (-(-128 // size), -(-96 // size))
+    grid = torch.nn.functional.interpolate(
+        layer.positions.grid.permute(2, 0, 1)[None], size=shape, mode="bilinear", antialias=True
+    )[0]
+    torch.testing.assert_close(placed, grid.permute(2, 1, 0).reshape(count, -1))
+
+
 def test_overlapping_patches_are_a_strided_convolution():
     layer = embed(border="crop", stride=(10, 10))
     sound = mel(96)
