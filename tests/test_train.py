@@ -204,3 +204,19 @@ def test_cuda_on_a_machine_without_it_is_one_line(small_features, tmp_path, monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(AudiolibError, match=r"train\.device is cuda, but torch finds no CUDA device"):
         pick_device("cuda")
+
+
+@pytest.mark.parametrize("method", ["avg_pool", "max_pool", "frame_shift", "patchify"])
+@pytest.mark.parametrize("name", ["flexi_nano", "aum_nano"])
+def test_every_compression_trains_at_half_the_cost_and_hands_over(small_features, tmp_path, name, method):
+    shape = {"width": 24, "depth": 1, "patch": (16, 16), **({"heads": 2} if name == "flexi_nano" else {})}
+    plan = recipe(phases=[phase(2, method), phase()], patch_sizes=[16], valid_patch_sizes=[16])
+    fit(job(small_features, tmp_path, recipe=plan, architecture={"name": name, **shape}))
+    rows = list(csv.DictReader((tmp_path / "out/history.csv").open()))
+    coarse, whole = (float(row["gmac_cum"]) for row in rows)
+    most = 0.75 if method == "patchify" else 0.6  # Wide patches halve the tokens, not what their projection sees.
+    assert [row["method"] for row in rows] == [method, "none"] and 0.4 < coarse / (whole - coarse) < most
+    card = load_card(tmp_path / "out")
+    assert (card.compression, card.method, card.patch) == (1, "none", (16, 16))
+    found = weights(tmp_path / "out" / "last")
+    assert all(torch.isfinite(tensor).all() for tensor in found.values())
