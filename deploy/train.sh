@@ -4,10 +4,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RAY_ADDRESS="${RAY_ADDRESS:-auto}"
+mkdir -p .scratch
+settings=$(cat params.yaml configs/*/*.yaml | sha256sum)
 for stage in features pretrain finetune; do
-  # A stage that has left its result is not made again; a stage that was killed continues where it stopped.
+  # A job that was requeued does not make again what it has made with these settings; a killed stage continues.
+  made=.scratch/cluster-$stage
   case $stage in features) result=index.json ;; *) result=config.json ;; esac
-  if [ ! -e "data/$stage/$result" ]; then
+  if [ ! -e "data/$stage/$result" ] || [ "$(cat "$made" 2>/dev/null)" != "$settings" ]; then
     python -m "stages.$stage"
+    echo "$settings" > "$made"
   fi
 done

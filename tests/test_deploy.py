@@ -61,6 +61,34 @@ def test_the_scripts_are_shell_that_parses():
         assert subprocess.run(["bash", "-n", ROOT / "deploy" / name], check=False).returncode == 0
 
 
+def test_a_requeued_job_makes_again_what_other_settings_made(tmp_path):
+    """With a `python` that notes the stage and leaves its result."""
+    for name in ("deploy", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    stand_in = tmp_path / "bin" / "python"
+    stand_in.parent.mkdir()
+    stand_in.write_text(
+        '#!/bin/bash\nstage=${2#stages.}\necho "$stage" >> log\nmkdir -p "data/$stage"\n'
+        '[ -e "$stage.fails" ] && exit 1\ntouch "data/$stage/index.json" "data/$stage/config.json"\n'
+    )
+    stand_in.chmod(0o755)
+
+    def run() -> list[str]:
+        (tmp_path / "log").write_text("")
+        path = f"{stand_in.parent}:{os.environ['PATH']}"
+        subprocess.run(["bash", "deploy/train.sh"], cwd=tmp_path, env={**os.environ, "PATH": path}, check=False)
+        return (tmp_path / "log").read_text().split()
+
+    (tmp_path / "pretrain.fails").touch()
+    assert run() == ["features", "pretrain"]
+    (tmp_path / "pretrain.fails").unlink()
+    assert run() == ["pretrain", "finetune"] and run() == []
+    with (tmp_path / "params.yaml").open("a") as params:
+        params.write("# changed\n")
+    assert run() == ["features", "pretrain", "finetune"]
+
+
 @pytest.mark.slow
 def test_the_jobs_script_trains_on_a_cluster_of_two_nodes(tmp_path):
     from ray.cluster_utils import Cluster

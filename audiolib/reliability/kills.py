@@ -1,5 +1,6 @@
 """Kill a training, start it again, and compare every byte with a training that nobody killed."""
 
+import csv
 import random
 import signal
 import subprocess
@@ -40,6 +41,9 @@ def _train(features: Path, folder: Path, place: str, count: int) -> int:
 
 
 def _bytes(folder: Path) -> dict[str, str]:
-    """Hashes of all weights and of the kept checkpoints' tensors; texts hold the time that passed."""
-    files = sorted(folder.rglob("*.safetensors"))
-    return {str(path.relative_to(folder)): sha256_file(path) for path in files}
+    """Hashes of all weights and of the kept checkpoints' tensors, and what each epoch found but the time it took."""
+    found = {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*.safetensors"))}
+    for path in folder.rglob("history.csv"):
+        rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+        found["history"] = str([{key: value for key, value in row.items() if key != "seconds"} for row in rows])
+    return found
