@@ -92,6 +92,11 @@ class Comparison:
         own = [self._labelled(at_home(record.rows, axis, record.home), labels) for record, labels in self.records]
         return _over_seeds(pl.concat(own)).sort("label", *AXES[axis])
 
+    def shared(self, axis: str) -> pl.DataFrame:
+        """The places along an axis that every model was measured at: means are over these alone."""
+        places = self.line(axis).select("label", *AXES[axis]).unique()
+        return places.group_by(AXES[axis]).len().filter(pl.col("len") == len(self.labels)).drop("len")
+
     def _labelled(self, rows: pl.DataFrame, labels: dict[str, str]) -> pl.DataFrame:
         kept = rows.filter(pl.col("stage").is_in(list(labels)))
         return kept.with_columns(pl.col("stage").replace_strict(labels, default=None).alias("label"))
@@ -106,7 +111,9 @@ class Comparison:
         found: dict[str, list[np.ndarray]] = {}
         for record, labels in self.records:
             places = at_home(record.rows, axis or "patch", record.home)
-            if axis is None:
+            if axis is not None:
+                places = places.join(self.shared(axis), on=AXES[axis], how="semi")
+            else:
                 own = record.home
                 places = places.filter((pl.col("patch_f") == own.patch[0]) & (pl.col("patch_t") == own.patch[1]))
             scores = record.scores.join(places.select(_CELL), on=_CELL, how="semi")
@@ -201,14 +208,15 @@ def _over_seeds(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def summaries(found: Comparison) -> list[dict[str, Any]]:
-    """One row a model: at home, means along the axes, worst cell of the patch axis, and its cost at home."""
+    """One row a model: at home, means along the axes and the worst patch, where all were measured, and cost at home."""
     lines = {axis: found.line(axis) for axis in AXES}
+    shared = {axis: line.join(found.shared(axis), on=AXES[axis], how="semi") for axis, line in lines.items()}
     homes = {label: record.home for record, labels in found.records for label in labels.values()}
     table = []
     for label in found.labels:
-        own = {axis: line.filter(pl.col("label") == label) for axis, line in lines.items()}
-        patch = homes[label].patch
-        there = own["patch"].filter((pl.col("patch_f") == patch[0]) & (pl.col("patch_t") == patch[1]))
+        own = {axis: line.filter(pl.col("label") == label) for axis, line in shared.items()}
+        patch, every = homes[label].patch, lines["patch"].filter(pl.col("label") == label)
+        there = every.filter((pl.col("patch_f") == patch[0]) & (pl.col("patch_t") == patch[1]))
         row = there.rows(named=True)[0]
         table.append(
             {

@@ -1,6 +1,7 @@
 """Comparison, Pareto front and pages, on small records made by hand so that their numbers are known."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,21 @@ def test_seeds_of_one_model_are_one_line_and_other_recipes_are_not(found):
     assert single["high"] - single["value"] == pytest.approx(0.1)
     other = compare([record("ast", 1, 0.7), record("ast", 1, 0.7, label_smoothing=0.3), record("ast", 2, 0.7)])
     assert other.labels == ["ast", "ast (2)"]
+
+
+def test_means_are_over_what_every_model_was_measured_at(found):
+    short = record("flexi", 1, 0.9)
+    kept = ~((pl.col("patch_t") == 32) & (pl.col("seconds") == 1.28))
+    short = replace(short, rows=short.rows.filter(kept), scores=short.scores.filter(kept))
+    both = compare([record("ast", 1, 0.7), short])
+    assert both.shared("patch").sort("patch_t").rows() == [(8, 8), (16, 16)]
+    for row, one in zip(summaries(both), (record("ast", 1, 0.7), short), strict=True):
+        line = one.rows.filter((pl.col("seconds") == 1.28) & (pl.col("hop_ms") == 10) & (pl.col("patch_t") < 32))
+        assert row["patch_mean"] == pytest.approx(line["value"].mean())
+        assert row["patch_worst"] == pytest.approx(line["value"].min())
+    (_, _, difference), *_ = both.differences("patch")
+    means = [row["patch_mean"] for row in summaries(both)]
+    assert difference.mean == pytest.approx(abs(means[0] - means[1]))
 
 
 def test_differences_are_between_the_same_clips(found):
