@@ -92,7 +92,13 @@ def test_weights_in_the_layout_of_the_authors_give_the_same_logits(tmp_path, str
     torch.save(state, tmp_path / "ast.pth")
     (tmp_path / "labels.txt").write_text("\n".join(CLASSES) + "\n")
     words = ("convert", tmp_path / "ast.pth", tmp_path / "out", "--stride", stride, "--labels", tmp_path / "labels.txt")
-    assert audiolib(*words, "--multi-label").returncode == 0
+    done = audiolib(*words, "--multi-label", "--pickle")
+    assert done.returncode == 0
+    told = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("carried: ")]
+    assert told == list(converted)
+    assert [line for line in done.stdout.splitlines() if line.startswith("left: ")] == [
+        f"left: {name}" for name in left
+    ]
     assert load_card(tmp_path / "out").classes == CLASSES and load_card(tmp_path / "out").multi_label
 
 
@@ -108,7 +114,9 @@ class Trap:
 
 def test_a_pickle_that_would_run_code_runs_none(tmp_path):
     torch.save({"a": Trap(tmp_path / "ran")}, tmp_path / "trap.pth")
-    done = audiolib("convert", tmp_path / "trap.pth", tmp_path / "out")
+    asked = audiolib("convert", tmp_path / "trap.pth", tmp_path / "out")
+    assert asked.returncode == 1 and "is a pickle; with --pickle" in asked.stderr
+    done = audiolib("convert", tmp_path / "trap.pth", tmp_path / "out", "--pickle")
     assert done.returncode == 1 and "holds more than tensors" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "ran").exists()
     torch.load(tmp_path / "trap.pth", weights_only=False)
@@ -126,7 +134,7 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, hugging_face):
         "none": "cannot read",
     }
     for source, message in refused.items():
-        done = audiolib("convert", tmp_path / source, tmp_path / "out")
+        done = audiolib("convert", tmp_path / source, tmp_path / "out", "--pickle")
         assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
     (tmp_path / "cut.pth").write_bytes(b"")
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
@@ -136,7 +144,7 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, hugging_face):
         (("other.pth", "--stride", "0"), "no positive whole number"),
         (("other.pth", "--std", "0"), "no positive number"),
     ):
-        done = audiolib("convert", tmp_path / words[0], tmp_path / "out", *words[1:])
+        done = audiolib("convert", tmp_path / words[0], tmp_path / "out", "--pickle", *words[1:])
         assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
     assert "is not empty" in audiolib("convert", tmp_path / "other.pth", tmp_path / "odd.pth").stderr
     coarse = saved(tmp_path / "coarse", "ast_nano", compression=2, method="frame_shift")

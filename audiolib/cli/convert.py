@@ -26,6 +26,11 @@ def convert_command(parser: argparse.ArgumentParser) -> Run:
         help="a Hugging Face AST folder, a .pth file of a paper's authors, or a model folder of ours",
     )
     parser.add_argument("out", type=Path, help="folder to write: ours, or Hugging Face's for one of ours")
+    parser.add_argument(
+        "--pickle",
+        action="store_true",
+        help="read a .pth file, which is a pickle: tensors alone are taken from it, and no code in it is run",
+    )
     parser.add_argument("--labels", type=Path, help="class names, one a line, where the weights do not say")
     parser.add_argument(
         "--stride", type=_positive, default=10, help="step between patches of a .pth file (%(default)s)"
@@ -131,6 +136,8 @@ def _from_others(asked: argparse.Namespace) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise AudiolibError(f"{asked.source} does not fit: {' '.join(str(error).split())}") from error
+    for name, tensor in state.items():
+        print(f"carried: {name} {'x'.join(map(str, tensor.shape))}")
     if asked.labels is not None:
         classes = _lines(asked.labels)
     if len(classes) != config.num_classes:
@@ -156,6 +163,8 @@ def _read(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if asked.source.is_file() and not asked.pickle:
+        raise AudiolibError(f"{asked.source} is a pickle; with --pickle its tensors are read, and nothing else")
     from audiolib.convert import from_hugging_face_ast
     from audiolib.convert_published import from_published
 
@@ -180,5 +189,7 @@ def _read(
     config, converted, left = from_published(state, asked.stride)
     own = config.stride or config.patch
     print(f"patches {config.patch[0]} x {config.patch[1]}, step {own[0]}, {config.frames} frames, as the weights tell")
-    print(f"{len(state) - len(left)} tensors carried; left: {', '.join(left) or 'none'}")
+    for name in left:
+        print(f"left: {name}")
+    print(f"{len(state) - len(left)} of {len(state)} tensors carried")
     return config, converted, [str(number) for number in range(config.num_classes)], {}
