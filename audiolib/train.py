@@ -150,10 +150,10 @@ class Trainer:
         progress.efficiency, per_epoch = self.planner.efficiency(epoch, self.model), len(epoch.steps)
         self.model.train()
         losses: list[Tensor] = []
+        # Of the last step, for the epoch's row, where a run continues after all steps of an epoch.
+        self._set_rate(phase, optimizer, max(0, progress.batch - 1), per_epoch)
         for step in _in_parts(batches(epoch, progress.batch, self._processes()), self.parts):
-            factor = lr_factor(recipe, progress.epoch * per_epoch + progress.batch, phase.epochs * per_epoch, per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = phase.lr * factor
+            self._set_rate(phase, optimizer, progress.batch, per_epoch)
             patch = draw_patch(recipe, phase, self.job.seed, progress.step)
             losses.append(self._step(step, patch, optimizer))
             lengths = [n for batch in step for n in batch.lengths]
@@ -165,6 +165,12 @@ class Trainer:
                 if time.monotonic() - self.saved_at > self.job.settings.checkpoint_seconds:
                     self._save(optimizer_tensors(optimizer))
         self._check(losses)
+
+    def _set_rate(self, phase: "Phase", optimizer: torch.optim.Optimizer, batch: int, per_epoch: int) -> None:
+        step = self.progress.epoch * per_epoch + batch
+        factor = lr_factor(self.job.recipe, step, phase.epochs * per_epoch, per_epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = phase.lr * factor
 
     def _processes(self) -> int:
         """Processes that make batches ahead: none where the same cores train the model."""

@@ -75,8 +75,26 @@ def test_killed_at_any_step_and_resumed_ends_with_the_same_bytes(small_features,
     for folder in ("out", "out/last"):
         assert same(weights(tmp_path / "whole" / folder), weights(tmp_path / "cut" / folder))
     rows = [list(csv.DictReader((tmp_path / name / "out/history.csv").open())) for name in ("whole", "cut")]
-    kept = ("phase", "epoch", "step", "efficiency", "valid_score", "gmac_cum")
-    assert [[row[k] for k in kept] for row in rows[0]] == [[row[k] for k in kept] for row in rows[1]]
+    assert [{**row, "seconds": ""} for row in rows[0]] == [{**row, "seconds": ""} for row in rows[1]]
+
+
+def test_killed_between_the_last_step_of_an_epoch_and_its_row(small_features, tmp_path, monkeypatch):
+    fit(job(small_features, tmp_path / "whole", **EQUAL))
+    real, calls = Trainer.validate, []
+
+    def dies(self, phase):
+        calls.append(phase)
+        if len(calls) == 2:
+            raise Killed
+        return real(self, phase)
+
+    monkeypatch.setattr(Trainer, "validate", dies)
+    monkeypatch.setattr("audiolib.train._CHECK_EVERY", 1)
+    with pytest.raises(Killed):
+        fit(job(small_features, tmp_path / "cut", **EQUAL, checkpoint_seconds=1e-9))
+    fit(job(small_features, tmp_path / "cut", **EQUAL, checkpoint_seconds=1e-9))
+    rows = [list(csv.DictReader((tmp_path / name / "out/history.csv").open())) for name in ("whole", "cut")]
+    assert [{**row, "seconds": ""} for row in rows[0]] == [{**row, "seconds": ""} for row in rows[1]]
 
 
 @pytest.mark.slow
