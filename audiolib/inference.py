@@ -65,7 +65,7 @@ class Listener:
     @property
     def own_seconds(self) -> float:
         """The clip length that the model was trained at; the longest window of one that takes any length."""
-        return self.card.frames * self.card.frontend["hop_ms"] / 1000 if self.card.padded else LONGEST_WINDOW
+        return self.card.seconds if self.card.padded else LONGEST_WINDOW
 
     def batches(
         self, sounds: Iterable[tuple[str, float, float, np.ndarray]], window: float

@@ -35,6 +35,11 @@ class Card:
     method: str
     padded: bool = True
 
+    @property
+    def seconds(self) -> float:
+        """The clip length that the model was trained at, the longest where it was trained at several."""
+        return float(self.frames * self.frontend["hop_ms"] / 1000)
+
 
 def save_pretrained(model: Classifier, card: Card, folder: Path) -> None:
     """Write a model folder; the config names the sha256 of the weights."""

@@ -234,6 +234,8 @@ def test_a_budget_takes_the_best_shape_that_was_measured(tmp_path):
     rows.with_columns(value=best).write_parquet(tmp_path / "evaluate/rows.parquet")
     within = audiolib("predict", path, "--model", model, "--budget-ms", 3)
     assert "patch 32 x 32, hop 10 ms" in within.stderr and within.returncode == 0
+    short = audiolib("predict", path, "--model", model, "--budget-ms", 3, "--window", 0.6)
+    assert "patch 16 x 16, hop 10 ms: 1.000" in short.stderr and short.returncode == 0
     assert (
         "--budget-ms needs results"
         in audiolib("predict", path, "--model", saved(tmp_path / "x/m"), "--budget-ms", 1).stderr

@@ -31,19 +31,18 @@ def info_command(parser: argparse.ArgumentParser) -> Run:
         from audiolib.pretrained import load, load_card
 
         model, card = load(asked.model), load_card(asked.model)
-        seconds = card.frames * card.frontend["hop_ms"] / 1000
         told = {
             "kind": plain_config(model)["kind"],
             "parameters": sum(p.numel() for p in model.parameters()),
             "classes": card.classes,
             "several labels a clip": card.multi_label,
-            "seconds": seconds,
+            "seconds": card.seconds,
             "takes any length": not card.padded,
             "patch": list(card.patch),
             "hop_ms": card.frontend["hop_ms"] * (1 if card.method == "patchify" else card.compression),
             "sample_rate": card.frontend["sample_rate"],
             "mel_bins": card.frontend["mel_bins"],
-            "gmac of such a clip": model.macs(view_of(card, Cell(card.patch, seconds)).seen, card.patch) / 1e9,
+            "gmac of such a clip": model.macs(view_of(card, Cell(card.patch, card.seconds)).seen, card.patch) / 1e9,
             "config": {key: value for key, value in plain_config(model).items() if key != "kind"},
         }
         if asked.json:

@@ -61,7 +61,7 @@ def predict_command(parser: argparse.ArgumentParser) -> Run:
         if asked.budget_ms is not None:
             if patch is not None or hop is not None:
                 raise AudiolibError("--budget-ms chooses the patch and the hop; leave --patch and --hop-ms out")
-            patch, hop = _within(asked.model, asked.budget_ms)
+            patch, hop = _within(asked.model, asked.budget_ms, asked.window)
         listener = _listener(asked, patch, hop)
         count = max(1, min(asked.top_k, len(listener.classes)))
         bad, windows = _hear(asked, listener, embed=False) if asked.stream is None else _follow(asked, listener)
@@ -111,16 +111,16 @@ def _listener(asked: argparse.Namespace, patch: tuple[int, int] | None, hop: flo
     return Listener(asked.model, patch=patch, hop_ms=hop, device=asked.device, scan=asked.scan)
 
 
-def _within(model: Path, budget: float) -> tuple[tuple[int, int], float]:
+def _within(model: Path, budget: float, window: float | None) -> tuple[tuple[int, int], float]:
     """The patch and hop of the best cell within a budget, from the results beside a model or in its folder.
 
-    Only cells of the length that its windows will have count, or of the measured one that is nearest to it.
+    Only cells of the length that its windows will have count, or of the measured one that is nearest to it; for whole
+    files of any length the longest, which cost most.
     """
     import polars as pl
 
-    from audiolib.inference import Listener
     from audiolib.pareto import pick
-    from audiolib.pretrained import located
+    from audiolib.pretrained import load_card, located
     from audiolib.results import main_metric, own_rows, read_rows
 
     model = located(model)
@@ -131,7 +131,10 @@ def _within(model: Path, budget: float) -> tuple[tuple[int, int], float]:
     rows = read_rows(folder)
     own = own_rows(rows, model)
     own = own.filter(pl.col("metric") == main_metric(own))
-    apart = (pl.col("seconds") - Listener(model, device="cpu").own_seconds).abs()
+    card = load_card(model)
+    if window is None:
+        window = card.seconds if card.padded else own["seconds"].max()
+    apart = (pl.col("seconds") - window).abs()
     chosen = pick(own.filter(apart == apart.min()), max_ms=budget)
     best = chosen.row(0, named=True)
     shape = f"patch {best['patch_f']} x {best['patch_t']}, hop {best['hop_ms']:g} ms"
