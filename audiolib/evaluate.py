@@ -99,9 +99,10 @@ def sweep(
         AudiolibError: a model was trained on other classes, or on log-mel of another kind.
     """
     where = pick_device(device)
+    shards = ShardFolder(features)
+    for entry in trained:
+        _check(entry.folder, shards)
     tasks = _tasks(trained, grid, where, kernels or {})
-    for task in tasks:
-        _check(task, ShardFolder(features))
     clips = read_split(features, grid.split, any(task.view.needs_sound for task in tasks))
     kept = (scratch or scratch_folder(ROOT)) / "sweeps" / _fingerprint(trained, features, grid, where)
     kept.mkdir(parents=True, exist_ok=True)
@@ -118,17 +119,14 @@ def sweep(
     return found
 
 
-def _check(task: Task, shards: ShardFolder) -> None:
+def _check(model: Path, shards: ShardFolder) -> None:
     """Refuse clips that a model cannot be asked about."""
-    if task.card.classes != shards.classes:
-        raise AudiolibError(
-            f"{task.entry.folder} was trained on other classes than {shards.folder} has; train it again"
-        )
-    own = {key: task.card.frontend.get(key, value) for key, value in shards.frontend.items()}
+    card = load_card(model)
+    if card.classes != shards.classes:
+        raise AudiolibError(f"{model} was trained on other classes than {shards.folder} has; train it again")
+    own = {key: card.frontend.get(key, value) for key, value in shards.frontend.items()}
     if own != shards.frontend:
-        raise AudiolibError(
-            f"{task.entry.folder} was trained on log-mel of {own}, not {shards.frontend}; train it again"
-        )
+        raise AudiolibError(f"{model} was trained on log-mel of {own}, not {shards.frontend}; train it again")
 
 
 def _tasks(trained: list[Trained], grid: Grid, device: torch.device, kernels: dict[str, str]) -> list[Task]:
