@@ -72,15 +72,13 @@ class Run:
         self._log(self.run_id, [score])
 
     def _log(self, run_id: str, points: list["Metric"]) -> None:
-        """Log the points that are not there yet: a stage that was killed, or is run again, finds the same once more."""
-        client = self._client()
-        known = {
-            name: {(old.step, old.value) for old in client.get_metric_history(run_id, name)}
-            for name in {point.key for point in points}
-        }
-        client.log_batch(
-            run_id, metrics=[point for point in points if (point.step, point.value) not in known[point.key]]
-        )
+        """Log the points that tell something new: a stage that is run again finds the same once more."""
+        client, last = self._client(), {}
+        for name in {point.key for point in points}:
+            history = sorted(client.get_metric_history(run_id, name), key=lambda old: old.timestamp)
+            last |= {(name, old.step): old.value for old in history}
+        new = [point for point in points if last.get((point.key, point.step)) != point.value]
+        client.log_batch(run_id, metrics=new)
 
     def history(self, rows: list[dict[str, Any]]) -> None:
         """The epochs that this run does not have yet: DVC restores a stage from its cache without running it."""

@@ -197,6 +197,8 @@ def test_mlflow_gets_cells_curves_table_and_each_epoch_once(
     changed = rows.with_columns(value=pl.col("value") / 2)
     run.matrix(changed, home(settings()))  # Other results of the same pass are told, too.
     assert client.get_run(run.run_id).data.metrics["accuracy/p24"] == pytest.approx(found.metrics["accuracy/p24"] / 2)
+    run.matrix(rows, home(settings()))  # And the first ones, when they are found again.
+    assert client.get_run(run.run_id).data.metrics["accuracy/p24"] == found.metrics["accuracy/p24"]
     for stage in ("pretrain", "finetune"):
         nested = client.get_run(run.stage(stage))
         assert nested.data.tags["mlflow.parentRunId"] == run.run_id and nested.data.metrics["compute/gmac_cum"] > 0
