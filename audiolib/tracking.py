@@ -73,11 +73,15 @@ class Run:
 
     def _log(self, run_id: str, points: list["Metric"]) -> None:
         """Log the points that tell something new: a stage that is run again finds the same once more."""
-        client, last = self._client(), {}
-        for name in {point.key for point in points}:
-            history = sorted(client.get_metric_history(run_id, name), key=lambda old: old.timestamp)
-            last |= {(name, old.step): old.value for old in history}
-        new = [point for point in points if last.get((point.key, point.step)) != point.value]
+        client, new, places = self._client(), [], {}
+        for point in points:
+            places.setdefault((point.key, point.step), []).append(point)
+        told = {name: client.get_metric_history(run_id, name) for name in {point.key for point in points}}
+        for (name, step), found in places.items():
+            before = [old for old in told[name] if old.step == step]
+            newest = max((old.timestamp for old in before), default=0)
+            if {old.value for old in before if old.timestamp == newest} != {point.value for point in found}:
+                new += found
         client.log_batch(run_id, metrics=new)
 
     def history(self, rows: list[dict[str, Any]]) -> None:

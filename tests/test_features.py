@@ -67,6 +67,12 @@ def test_several_processes_give_the_same_bytes(small_download, small_features, t
     assert hashes(tmp_path / "out") == hashes(small_features)
 
 
+def test_constants_that_no_paper_states_are_told_before_the_work(small_download, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "make_shard", lambda task: pytest.fail("log-mel was made first"))
+    with pytest.raises(AudiolibError, match="normalisation"):
+        extract(small_download, features_section(normalisation="paper"), tmp_path / "out", tmp_path / "scratch")
+
+
 def dies_twice(task):
     """`make_shard` in a process that is killed, as one is when memory runs out."""
     deaths = Path(os.environ["DEATHS"])

@@ -1,5 +1,8 @@
 """Several workers: the same numbers as one, through Ray."""
 
+import csv
+import threading
+
 import pytest
 
 from audiolib.errors import AudiolibError
@@ -30,7 +33,23 @@ def test_two_ray_workers_end_where_one_process_does(small_features, tmp_path, na
     one, two = (weights(tmp_path / name / "out" / "last") for name in ("one", "two"))
     worst = max(float((one[name] - two[name]).abs().max()) for name in one)
     assert 0 <= worst < 2e-3, worst
-    assert (tmp_path / "two/out/history.csv").read_text().count("\n") == 3
+    rows = [list(csv.DictReader((tmp_path / name / "out/history.csv").open())) for name in ("one", "two")]
+    assert len(rows[0]) == len(rows[1]) == 2
+    for alone, both in zip(*rows, strict=True):
+        assert (alone["step"], alone["gmac_cum"]) == (both["step"], both["gmac_cum"])
+        assert float(both["train_loss"]) == pytest.approx(float(alone["train_loss"]), abs=1e-3)
+
+
+def test_two_at_the_same_training_do_not_share_its_checkpoints(small_features, tmp_path, capfd):
+    plan = job(small_features, tmp_path, recipe=recipe(phases=[phase(epochs=2)]))
+    both = [threading.Thread(target=run, args=(plan,)) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    told = capfd.readouterr().err
+    assert told.count("another process is at the same training") == 1
+    assert told.count("epoch 2/2") == 2 and told.rindex("epoch 1/2") > told.index("epoch 2/2"), "one after the other"
 
 
 def test_a_mistake_in_a_worker_is_one_line(small_features, tmp_path):

@@ -1,5 +1,7 @@
 """Beginning a training with the weights of another."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from audiolib.config.training import Distill
 from audiolib.errors import AudiolibError
 from audiolib.objective import distillation_loss
-from audiolib.pretrained import load
+from audiolib.pretrained import load, load_card, save_pretrained
 from audiolib.train import fit
 from tests.recipes import TINY, job, phase, recipe
 
@@ -76,6 +78,14 @@ def test_distillation_without_a_teacher_is_refused(small_features, tmp_path):
     taught = recipe(distill=Distill(weight=0.5, temperature=2.0))
     with pytest.raises(AudiolibError, match="needs a trained model to learn from"):
         fit(job(small_features, tmp_path / "a", recipe=taught))
+
+
+def test_a_teacher_of_other_classes_is_refused(small_features, tmp_path, fixed):
+    card = load_card(fixed)
+    save_pretrained(load(fixed), replace(card, classes=card.classes[::-1]), tmp_path / "other")
+    taught = recipe(distill=Distill(weight=0.5, temperature=2.0))
+    with pytest.raises(AudiolibError, match="knows other classes than"):
+        fit(job(small_features, tmp_path / "a", start=tmp_path / "other", recipe=taught))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

@@ -1,5 +1,7 @@
 """Steps in parts, averaged weights, checkpoints of other runs: what may be added to a training."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from audiolib import predict
 from audiolib.averaging import Average
 from audiolib.config.training import Averaging
 from audiolib.errors import AudiolibError
+from audiolib.files import read_sealed, write_sealed
 from audiolib.finish import HISTORY, write_history
 from audiolib.train import Trainer, fit
 from tests.recipes import job, phase, recipe
@@ -97,6 +100,15 @@ def test_a_finished_run_leaves_no_checkpoint_and_an_unfinished_one_says_what_dif
     fit(job(small_features, tmp_path, seed=2, recipe=recipe(batch_size=8)))
     assert "the unfinished run that is kept differs in: recipe, seed" in capfd.readouterr().err
     assert len(list(tmp_path.glob("scratch/checkpoints/*/*/*.json"))) == 1
+    shutil.copytree(small_features, tmp_path / "moved")
+    write_sealed(tmp_path / "moved/stats.json", {**read_sealed(tmp_path / "moved/stats.json"), "mean": -4.0})
+    monkeypatch.setattr(Trainer, "_finish_epoch", dies)
+    with pytest.raises(Killed):  # Other constants make another training of the same shards.
+        fit(job(tmp_path / "moved", tmp_path))
+    assert "differs in: normalisation" in capfd.readouterr().err
+    monkeypatch.setattr(Trainer, "_finish_epoch", real)
+    fit(job(tmp_path / "moved", tmp_path))
+    capfd.readouterr()
     fit(job(small_features, tmp_path))
     assert "continuing after step 6" in capfd.readouterr().err
     assert not list(tmp_path.glob("scratch/checkpoints/*/*"))
