@@ -15,8 +15,6 @@ from audiolib.errors import AudiolibError
 from audiolib.files import atomic_path, digest, read_sealed, sha256_file, write_sealed
 from audiolib.progress import say
 
-_KEEP = 2
-
 
 class Checkpoints:
     """The checkpoints of one training run.
@@ -25,10 +23,11 @@ class Checkpoints:
         root: the folder for all runs; a run's own folder in it is named by its fingerprint.
         fingerprint: everything that decides the run's result. Another recipe, corpus or code is another run and never
             finds these files.
+        keep: how many of the newest stay; one that is damaged falls back to the one before.
     """
 
-    def __init__(self, root: Path, fingerprint: dict[str, Any]) -> None:
-        self.folder = root / digest(fingerprint)
+    def __init__(self, root: Path, fingerprint: dict[str, Any], keep: int = 2) -> None:
+        self.folder, self.keep = root / digest(fingerprint), keep
         # As it comes back from a file: a tuple there is a list.
         self.fingerprint = json.loads(json.dumps(fingerprint))
 
@@ -39,7 +38,7 @@ class Checkpoints:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
         entry = {"sha256": sha256_file(path), "fingerprint": self.fingerprint, "state": state}
         write_sealed(path.with_suffix(".json"), entry)
-        for old in self._newest_first()[_KEEP:]:
+        for old in self._newest_first()[self.keep :]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
 

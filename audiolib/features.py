@@ -20,7 +20,7 @@ import torch
 from audiolib.cluster import cluster_map
 from audiolib.config.corpus import FeaturesSection
 from audiolib.corpora.clips import SPLITS, Clip, as_clips, class_names, read_clips
-from audiolib.corpora.normalisation import paper_constants
+from audiolib.corpora.normalisation import stated_constants
 from audiolib.errors import AudiolibError
 from audiolib.files import (
     atomic_path,
@@ -86,7 +86,7 @@ def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) 
         }
     )
     making = Making(clips, section, frontend, (scratch / "features" / key).resolve(), (download / "audio").resolve())
-    stats = None if section.normalisation == "own" else _stated(source["corpus"])
+    stats = None if section.normalisation == "own" else _stated(source["corpus"], section.normalisation)
     with lock(scratch / f"features-{key}.lock"):
         shards = making.run(out)
     if stats is None:
@@ -263,6 +263,6 @@ def _statistics(trained: list[ShardInfo], bands: int) -> dict[str, Any]:
     return {"mean": mean, "std": math.sqrt(max(variance, 1e-12)), "origin": "train split", "frames": frames}
 
 
-def _stated(corpus: str) -> dict[str, Any]:
-    mean, std = paper_constants(corpus)
-    return {"mean": mean, "std": std, "origin": "paper"}
+def _stated(corpus: str, name: str) -> dict[str, Any]:
+    mean, std = stated_constants(corpus, name)
+    return {"mean": mean, "std": std, "origin": name}

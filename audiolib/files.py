@@ -161,12 +161,12 @@ def lock(path: Path, busy: Callable[[], None] | None = None) -> Iterator[None]:
 
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(path)
-    try:
-        held.acquire(timeout=0 if busy else -1)
-    except Timeout:
-        busy()
-        held.acquire()
+        held = FileLock(path)
+        try:
+            held.acquire(timeout=0 if busy else -1)
+        except Timeout:
+            busy()
+            held.acquire()
     try:
         yield
     finally:

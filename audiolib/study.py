@@ -18,7 +18,7 @@ from audiolib.config.study import Study, StudyRun
 from audiolib.config.training import Architecture, ModelPreset, Recipe, TrainSection
 from audiolib.corpora.prepare import prepare
 from audiolib.dataset import MEMORY_MIB
-from audiolib.errors import AudiolibError, run_main
+from audiolib.errors import run_main
 from audiolib.evaluate import Outcome, sweep
 from audiolib.evidence import append_rows, read_evidence
 from audiolib.features import extract
@@ -32,15 +32,23 @@ from audiolib.train import fit
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_study(name: str, *, corpora: list[str] | None = None, seeds: list[int] | None = None) -> None:
-    """Do all runs of a study that are not done yet, for some or all of its corpora and seeds."""
+def run_study(
+    name: str, *, corpora: list[str] | None = None, seeds: list[int] | None = None, runs: list[str] | None = None
+) -> None:
+    """Do all runs of a study that are not done yet, for some or all of its corpora, seeds and runs.
+
+    Raises:
+        AudiolibError: the study has no such run.
+    """
     study = read_study(name)
+    for asked in runs or []:
+        study.run(asked)
     for corpus in corpora or study.corpora:
         features = _features(corpus)
         for seed in seeds or study.seeds:
-            made: dict[str, Path] = {}
             for run in study.runs:
-                made[run.name] = _do(name, study, run, corpus, seed, features, made)
+                if not runs or run.name in runs:
+                    _do(name, study, run, corpus, seed, features)
 
 
 def read_study(name: str) -> Study:
@@ -48,47 +56,49 @@ def read_study(name: str) -> Study:
     return validate(Study, read_yaml(ROOT / "configs" / "study" / f"{name}.yaml"), f"configs/study/{name}.yaml")
 
 
-def _do(name: str, study: Study, run: StudyRun, corpus: str, seed: int, features: Path, made: dict[str, Path]) -> Path:
-    """One run: its model folder, trained and measured unless that was done before."""
-    if run.start is not None and run.start not in made:
-        raise AudiolibError(
-            f"configs/study/{name}.yaml: {run.name} starts from {run.start}, which no earlier run makes"
-        )
-    job = make_job(study, run, corpus, seed, features, made.get(run.start or ""))
-    key = digest(
-        [
-            job.recipe.model_dump(mode="json"),
-            job.architecture,
-            job.seconds,
-            seed,
-            study.precision_on(corpus),
-            str(job.start and job.start.name),
-            corpus,
-        ]
-    )
-    out = scratch_folder(ROOT) / "study" / "models" / key
-    with lock(scratch_folder(ROOT) / "study" / f"{key}.lock"):
-        if not (out / "training.json").exists():
-            say(f"study {name}: {run.name} on {corpus}, seed {seed}")
-            fit(_at(job, out, key))
-        if read_evidence(name).filter((pl.col("run") == key) & (pl.col("model") == run.name)).is_empty():
-            rows, outcome = _measure(study, run, corpus, seed, features, out, key)
+def _do(name: str, study: Study, run: StudyRun, corpus: str, seed: int, features: Path) -> None:
+    """Train and measure one run, unless its rows are kept already."""
+    job = make_job(study, run, corpus, seed, features)
+    with lock(job.out.parent.parent / f"{job.out.name}.lock"):
+        own = (pl.col("run") == job.out.name) & (pl.col("model") == run.name)
+        if read_evidence(name).filter(own).is_empty():
+            _train(name, study, run, corpus, seed, features)
+            rows, outcome = _measure(study, run, corpus, seed, features, job.out)
             append_rows(name, rows, f"python -m audiolib.study {name}")
             outcome.written()
-    return out
 
 
-def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path, start: Path | None) -> Job:
-    """What a run of a study trains; its folders are set when its key is known."""
+def _train(name: str, study: Study, run: StudyRun, corpus: str, seed: int, features: Path) -> None:
+    """Train one run, after the one that it starts from, unless their weights are there."""
+    job = make_job(study, run, corpus, seed, features)
+    if (job.out / "training.json").exists():
+        return
+    if run.start is not None:
+        first = make_job(study, study.run(run.start), corpus, seed, features)
+        with lock(first.out.parent.parent / f"{first.out.name}.lock"):
+            _train(name, study, study.run(run.start), corpus, seed, features)
+    say(f"study {name}: {run.name} on {corpus}, seed {seed}")
+    fit(job)
+
+
+def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path) -> Job:
+    """What a run of a study trains, in a folder named by a digest of all that decides its weights."""
     preset = validate(ModelPreset, read_yaml(ROOT / "configs" / "model" / f"{run.preset}.yaml"), run.preset)
     data = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus)
     where = f"study run {run.name}"
     recipe = validate(Recipe, {**preset.finetune.model_dump(), **run.recipe}, f"{where}.recipe")
     shape = {**preset.architecture.model_dump(exclude_none=True), **run.architecture}
     architecture = validate(Architecture, shape, f"{where}.architecture")
+    recipe = scaled(recipe, data.epochs_scale)
+    seconds = run.seconds or data.seconds
+    start = make_job(study, study.run(run.start), corpus, seed, features).out if run.start is not None else None
+    described = architecture.model_dump(mode="json", exclude_none=True)
+    decisive = [recipe.model_dump(mode="json"), described, seconds, seed, study.precision_on(corpus)]
+    key = digest([*decisive, str(start and start.name), corpus])
+    scratch = scratch_folder(ROOT) / "study"
     return Job(
         stage="finetune",
-        recipe=scaled(recipe, data.epochs_scale),
+        recipe=recipe,
         settings=TrainSection(
             num_workers=1,
             max_failures=0,
@@ -102,24 +112,21 @@ def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path
             loader_processes=None,
             memory_mib=MEMORY_MIB,
             checkpoint_seconds=120,
+            keep_checkpoints=2,
             start=None,
         ),
-        architecture=architecture.model_dump(mode="json", exclude_none=True),
+        architecture=described,
         features=features,
-        seconds=run.seconds or data.seconds,
+        seconds=seconds,
         seed=seed,
         start=start,
-        out=Path(),
-        scratch=Path(),
+        out=scratch / "models" / key,
+        scratch=scratch / "state" / key,
     )
 
 
-def _at(job: Job, out: Path, key: str) -> Job:
-    return Job(**{**vars(job), "out": out, "scratch": scratch_folder(ROOT) / "study" / "state" / key})
-
-
 def _measure(
-    study: Study, run: StudyRun, corpus: str, seed: int, features: Path, out: Path, key: str
+    study: Study, run: StudyRun, corpus: str, seed: int, features: Path, out: Path
 ) -> tuple[list[dict[str, Any]], Outcome]:
     seconds = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus).seconds
     lengths = sorted({*study.seconds, seconds})
@@ -132,7 +139,7 @@ def _measure(
     ]
     cells += [Cell((16, 16), seconds, hop) for hop in study.hops_ms]
     grid = Grid("test", cells, seconds)
-    common = {"run": key, "corpus": corpus, "seed": seed}
+    common = {"run": out.name, "corpus": corpus, "seed": seed}
     outcome = sweep([Trained(out, "finetune", run.name)], features, grid, common)
     training = read_json(out / "training.json")
     cost = {
@@ -159,13 +166,14 @@ def _features(corpus: str) -> Path:
 
 
 def main() -> None:
-    """`python -m audiolib.study <name> [--corpus NAME] [--seed N]`."""
+    """`python -m audiolib.study <name> [--corpus NAME] [--seed N] [--run NAME]`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("name", help="a file of configs/study")
     parser.add_argument("--corpus", action="append", help="only this corpus; may be given several times")
     parser.add_argument("--seed", action="append", type=int, help="only this seed; may be given several times")
+    parser.add_argument("--run", action="append", help="only this run; may be given several times")
     asked = parser.parse_args()
-    run_study(asked.name, corpora=asked.corpus, seeds=asked.seed)
+    run_study(asked.name, corpora=asked.corpus, seeds=asked.seed, runs=asked.run)
 
 
 if __name__ == "__main__":

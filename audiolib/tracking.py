@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -20,9 +20,6 @@ from audiolib.files import digest, lock, scratch_folder, sha256_file, state_fold
 from audiolib.progress import say
 from audiolib.registry import EXPERIMENT, answering, register, tracking_uri
 from audiolib.results import Home, at_home, home, main_metric, patch_name, summary
-
-if TYPE_CHECKING:
-    from mlflow.entities import Metric
 
 PRESETS = ("model", "data", "evaluate")
 
@@ -54,9 +51,7 @@ class Run:
         """One epoch of a training stage, once: curves over epochs in the stage's nested run, under names that are the
         same for all stages and models, and in the pass itself the score over what it has cost so far.
         """
-        from mlflow.entities import Metric
-
-        now, stage = int(time.time() * 1000), row["stage"]
+        stage = row["stage"]
         nested = self.stage(stage)
         names = {
             "train_loss": row["train_loss"],
@@ -67,21 +62,24 @@ class Run:
         }
         if row["epoch"] not in self.steps("compute/seconds", nested):  # Time alone differs when an epoch is repeated.
             names["compute/seconds"] = row["seconds"]
-        self._log(nested, [Metric(name, float(value), now, row["epoch"]) for name, value in names.items()])
-        score = Metric(f"curve/{stage}_valid_vs_gmac", row["valid_score"], now, round(row["gmac_cum"]))
-        self._log(self.run_id, [score])
+        self._log(nested, [(name, float(value), row["epoch"]) for name, value in names.items()])
+        self._log(self.run_id, [(f"curve/{stage}_valid_vs_gmac", row["valid_score"], round(row["gmac_cum"]))])
 
-    def _log(self, run_id: str, points: list["Metric"]) -> None:
-        """Log the points that tell something new: a stage that is run again finds the same once more."""
+    def _log(self, run_id: str, points: list[tuple[str, float, int]]) -> None:
+        """Log the points (name, value, step) that tell something new: a stage run again finds the same once more."""
+        from mlflow.entities import Metric
+
         client, new, places = self._client(), [], {}
-        for point in points:
-            places.setdefault((point.key, point.step), []).append(point)
-        told = {name: client.get_metric_history(run_id, name) for name in {point.key for point in points}}
-        for (name, step), found in places.items():
+        for name, value, step in points:
+            places.setdefault((name, step), set()).add(value)
+        told = {name: client.get_metric_history(run_id, name) for name, _ in places}
+        for (name, step), values in places.items():
             before = [old for old in told[name] if old.step == step]
             newest = max((old.timestamp for old in before), default=0)
-            if {old.value for old in before if old.timestamp == newest} != {point.value for point in found}:
-                new += found
+            if {old.value for old in before if old.timestamp == newest} != values:
+                # The newest is what MLflow shows, also when a clock was set back in between.
+                now = max(int(time.time() * 1000), newest + 1)
+                new += [Metric(name, value, now, step) for value in sorted(values)]
         client.log_batch(run_id, metrics=new)
 
     def history(self, rows: list[dict[str, Any]]) -> None:
@@ -99,12 +97,10 @@ class Run:
         Names do not contain the model, so that different models lie on one axis. The fine-tuned model has the plain
         names, others the name of their stage before them.
         """
-        from mlflow.entities import Metric
-
-        now, points, metric = int(time.time() * 1000), [], main_metric(rows)
+        points, metric = [], main_metric(rows)
 
         def add(name: str, value: float, step: int = 0) -> None:
-            points.append(Metric(name, value, now, step))
+            points.append((name, value, step))
 
         for row in at_home(rows, "patch", own).rows(named=True):
             lead = _lead(row["stage"]) + metric
@@ -128,10 +124,7 @@ class Run:
 
     def summary(self, metrics: dict[str, float]) -> None:
         """Numbers that sum a run up, shown as columns."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self._log(self.run_id, [Metric(name, value, now, 0) for name, value in metrics.items()])
+        self._log(self.run_id, [(name, value, 0) for name, value in metrics.items()])
 
     def artifact(self, path: Path, folder: str) -> None:
         """A file, kept with the run."""

@@ -79,7 +79,7 @@ class Trainer:
         if job.settings.compile:
             self.parallel = torch.compile(self.parallel)
         runs = job.scratch / "checkpoints" / job.stage
-        self.checkpoints = Checkpoints(runs, fingerprint(job, start_digest(job.start)))
+        self.checkpoints = Checkpoints(runs, fingerprint(job, start_digest(job.start)), job.settings.keep_checkpoints)
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
         # Multiply-accumulates (forward, without a teacher's) and tokens of this worker since the last comparison.

@@ -68,6 +68,7 @@ def job(features: Path, folder: Path, **changes: Any) -> Job:
         "loader_processes": None,
         "memory_mib": 2048,
         "checkpoint_seconds": 1e6,
+        "keep_checkpoints": 2,
     }
     settings = TrainSection(**{name: changes.pop(name, value) for name, value in plain.items()}, start=None)
     values = {

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,7 +198,10 @@ def test_mlflow_gets_cells_curves_table_and_each_epoch_once(
     changed = rows.with_columns(value=pl.col("value") / 2)
     run.matrix(changed, home(settings()))  # Other results of the same pass are told, too.
     assert client.get_run(run.run_id).data.metrics["accuracy/p24"] == pytest.approx(found.metrics["accuracy/p24"] / 2)
-    run.matrix(rows, home(settings()))  # And the first ones, when they are found again.
+    real = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() - 86400)
+        run.matrix(rows, home(settings()))  # And the first ones, found again, by a clock that was set back.
     assert client.get_run(run.run_id).data.metrics["accuracy/p24"] == found.metrics["accuracy/p24"]
     for stage in ("pretrain", "finetune"):
         nested = client.get_run(run.stage(stage))

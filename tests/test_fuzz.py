@@ -1,6 +1,7 @@
 """Whatever bytes a file holds, the user gets a result or one line: never a traceback."""
 
 import io
+import os
 import shutil
 import tarfile
 import zipfile
@@ -23,7 +24,9 @@ from audiolib.frontend import BadClip, decode
 from tests.conftest import ROOT
 from tests.corpora import replicas
 
-FUZZ = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+# `python -m audiolib.reliability fuzz` asks for more than a test may take, and for others each time.
+MORE = int(os.environ.get("AUDIOLIB_FUZZ_EXAMPLES", "0"))
+FUZZ = settings(max_examples=MORE or 150, deadline=None, derandomize=not MORE, suppress_health_check=list(HealthCheck))
 # Flips, cuts and insertions in something that was whole once reach deeper than noise does.
 EDITS = st.lists(
     st.tuples(st.floats(0, 1), st.integers(0, 2), st.binary(min_size=1, max_size=4)), min_size=1, max_size=4
@@ -186,7 +189,7 @@ def test_published_lists(tmp_path_factory, name):
     whole = (place / file).read_bytes()
     section = DownloadSection(mirror=None, sha256=None, folder=str(place))
 
-    @settings(FUZZ, max_examples=60)
+    @settings(FUZZ, max_examples=MORE or 60)
     @given(edits=EDITS)
     def tries(edits):
         (place / file).write_bytes(edited(whole, edits))

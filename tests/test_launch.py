@@ -6,8 +6,11 @@ import threading
 import pytest
 
 from audiolib.errors import AudiolibError
+from audiolib.features import extract
 from audiolib.launch import run
+from tests.conftest import features_section
 from tests.recipes import TINY, job, packed_recipe, phase, recipe
+from tests.test_features import hashes
 from tests.test_train import weights
 
 pytestmark = pytest.mark.slow
@@ -50,6 +53,23 @@ def test_two_at_the_same_training_do_not_share_its_checkpoints(small_features, t
     told = capfd.readouterr().err
     assert told.count("another process is at the same training") == 1
     assert told.count("epoch 2/2") == 2 and told.rindex("epoch 1/2") > told.index("epoch 2/2"), "one after the other"
+
+
+def test_the_feature_stage_makes_the_same_bytes_on_a_cluster(small_download, small_features, tmp_path, monkeypatch):
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    try:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        extract(small_download, features_section(), tmp_path / "out", tmp_path / "scratch")
+        assert len(ray.nodes()) == 2, "the work was done elsewhere"
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert hashes(tmp_path / "out") == hashes(small_features)
 
 
 def test_a_mistake_in_a_worker_is_one_line(small_features, tmp_path):

@@ -133,6 +133,21 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capf
     assert Checkpoints(tmp_path, {"what": 2}).newest() is None
 
 
+def test_as_many_checkpoints_stay_as_are_asked_for(small_features, tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "clear", lambda self: None)
+    monkeypatch.setattr("audiolib.train._CHECK_EVERY", 1)
+    fit(
+        job(
+            small_features,
+            tmp_path,
+            recipe=recipe(phases=[phase(epochs=1)]),
+            checkpoint_seconds=1e-9,
+            keep_checkpoints=4,
+        )
+    )
+    assert len(list(tmp_path.glob("scratch/checkpoints/*/*/*.safetensors"))) == 4
+
+
 def test_a_model_learns_the_synthetic_classes(small_features, tmp_path):
     plain = recipe(
         phases=[phase(epochs=25, lr=3e-3)], patch_sizes=[16], valid_patch_sizes=[16], augment=augment(mixup=0.0)

@@ -121,6 +121,17 @@ def test_settings_that_cannot_be_are_one_line(small_features, tmp_path):
         fit(job(small_features, tmp_path, compile=True, **ELASTIC))
 
 
+@pytest.mark.slow
+def test_a_compiled_training_ends_where_a_plain_one_does(small_features, tmp_path):
+    plan = {"recipe": recipe(phases=[phase(epochs=3)], patch_sizes=[16], valid_patch_sizes=[16])}
+    losses = []
+    fit(job(small_features, tmp_path / "plain", **plan), lambda row: losses.append(row["train_loss"]))
+    fit(job(small_features, tmp_path / "compiled", compile=True, **plan), lambda row: losses.append(row["train_loss"]))
+    assert losses[3:] == pytest.approx(losses[:3], rel=1e-3)
+    one, two = (weights(tmp_path / name / "out" / "last") for name in ("plain", "compiled"))
+    assert one.keys() == two.keys() and not same(one, two), "it was compiled: sums are in another order"
+
+
 def test_imitated_bfloat16_is_told(monkeypatch, capsys):
     cpu = torch.device("cpu")
     monkeypatch.setattr(predict, "cpu_has_bf16", lambda: False)

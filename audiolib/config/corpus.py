@@ -147,6 +147,6 @@ class FeaturesSection(Section):
     window_ms: PositiveFloat
     hop_ms: PositiveFloat
     waveform: bool
-    normalisation: Literal["own", "paper"]
+    normalisation: Literal["own", "paper", "elastic", "elastic_ast", "elastic_weighted", "flexi_time"]
     clips_per_shard: PositiveInt
     max_rejects: Annotated[int, Field(ge=0)]

@@ -6,6 +6,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from audiolib.config.strict import Section
 from audiolib.config.training import PatchSizes, Seed
+from audiolib.errors import AudiolibError
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -48,6 +49,24 @@ class Study(Section):
         if isinstance(self.precision, dict) and set(self.precision) != set(self.corpora):
             raise ValueError(f"precision must name the corpora: {', '.join(self.corpora)}")
         return self
+
+    @model_validator(mode="after")
+    def _starts_are_earlier(self) -> "Study":
+        for place, run in enumerate(self.runs):
+            if run.start is not None and run.start not in [earlier.name for earlier in self.runs[:place]]:
+                raise ValueError(f"{run.name} starts from {run.start}, which no earlier run makes")
+        return self
+
+    def run(self, name: str) -> StudyRun:
+        """The run of that name.
+
+        Raises:
+            AudiolibError: there is none.
+        """
+        for run in self.runs:
+            if run.name == name:
+                return run
+        raise AudiolibError(f"no run {name}; the study has {', '.join(run.name for run in self.runs)}")
 
     def precision_on(self, corpus: str) -> Precision:
         """What the runs on a corpus are trained in."""

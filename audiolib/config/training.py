@@ -200,4 +200,5 @@ class TrainSection(Section):
     loader_processes: NonNegativeInt | None
     memory_mib: PositiveInt
     checkpoint_seconds: PositiveFloat
+    keep_checkpoints: PositiveInt
     start: str | None

@@ -6,16 +6,19 @@ from pathlib import Path
 
 from audiolib.errors import run_main
 from audiolib.progress import say
-from audiolib.reliability import kills, order, rot, stores, workers
+from audiolib.reliability import faults, fuzz, kills, order, rot, stores, workers, worlds
 from audiolib.reliability.material import make_features
 from audiolib.reliability.pages import keep
 
 TRIALS = {
+    "faults": faults.measure,
+    "fuzz": fuzz.measure,
     "kills": kills.measure,
     "order": order.measure,
     "rot": rot.measure,
     "stores": stores.measure,
     "workers": workers.measure,
+    "worlds": worlds.measure,
 }
 
 

@@ -17,30 +17,38 @@ KILLS = 25
 
 def measure(features: Path, folder: Path) -> list[Finding]:
     """25 kills, spread over the places of `victim.PLACES`, each after a random number of calls."""
-    _train(features, folder / "whole", "nowhere", 0)
-    wanted = _bytes(folder / "whole")
+    train(features, folder / "whole")
+    wanted = bytes_of(folder / "whole")
     draw, kept, wrong = random.Random(0), 0, []
-    names = [list(PLACES)[number % len(PLACES)] for number in range(KILLS)]
-    for number, place in track(enumerate(names), "kills", total=KILLS, unit="kill"):
-        own = folder / f"kill-{number}"
-        # The hand-over happens once, validation twice an epoch, the rest at least once a step.
-        count = {"at the hand-over of phases": 2, "in validation": draw.randint(1, 12)}.get(place, draw.randint(1, 34))
-        died = _train(features, own, place, count)
-        _train(features, own, "nowhere", 0)
-        if died == -signal.SIGKILL and _bytes(own) == wanted:
+    for number in track(range(KILLS), "kills", total=KILLS, unit="kill"):
+        own, moment = folder / f"kill-{number}", a_moment(draw, number)
+        died = train(features, own, "kill", *moment).returncode
+        train(features, own)
+        if died == -signal.SIGKILL and bytes_of(own) == wanted:
             kept += 1
         else:
-            wrong.append(f"{place} {count}")
+            wrong.append(" ".join(moment))
     detail = "weights, averages, last weights, moments, history; " + (", ".join(wrong) or "at " + "; ".join(PLACES))
     return [Finding("a training killed with SIGKILL and started again ends with the same bytes", KILLS, kept, detail)]
 
 
-def _train(features: Path, folder: Path, place: str, count: int) -> int:
-    command = [sys.executable, "-m", "audiolib.reliability.victim", str(features), str(folder), place, str(count)]
-    return subprocess.run(command, capture_output=True, check=False).returncode
+def a_moment(draw: random.Random, number: int) -> tuple[str, str]:
+    """One of the places, in turn, and at which of its calls."""
+    place = list(PLACES)[number % len(PLACES)]
+    # The hand-over happens once, validation twice an epoch, the rest at least once a step.
+    often = {"at the hand-over of phases": (2, 2), "in validation": (1, 12)}
+    return place, str(draw.randint(*often.get(place, (1, 34))))
 
 
-def _bytes(folder: Path) -> dict[str, str]:
+def train(
+    features: Path, folder: Path, *harm: str, through: tuple[str, ...] = ()
+) -> "subprocess.CompletedProcess[str]":
+    """Run the victim; `through` is a program that starts it."""
+    command = [*through, sys.executable, "-m", "audiolib.reliability.victim", str(features), str(folder), *harm]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
     """Hashes of all weights and of the kept checkpoints' tensors, and what each epoch found but the time it took."""
     found = {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*.safetensors"))}
     for path in folder.rglob("history.csv"):

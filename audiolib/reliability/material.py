@@ -60,6 +60,7 @@ def small_job(features: Path, folder: Path, workers: int | tuple[int, int] = 1, 
         loader_processes=None,
         memory_mib=1,
         checkpoint_seconds=0.01,
+        keep_checkpoints=2,
         start=None,
     )
     return Job(

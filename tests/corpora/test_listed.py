@@ -13,6 +13,7 @@ from audiolib.config.corpus import (
     VggSoundSource,
     VoxCeleb1Source,
 )
+from audiolib.corpora.normalisation import STATED
 from audiolib.errors import AudiolibError
 from audiolib.features import extract
 from audiolib.files import read_json
@@ -85,12 +86,18 @@ def test_epic_sounds_cuts_pieces_and_has_its_own_front_end(tmp_path):
     assert {row.log_mel.shape for row in shards.rows("test")} == {(81, 128)}  # 0.4 s at a hop of 5 ms
 
 
-def test_stated_constants_replace_own_statistics(tmp_path):
+@pytest.mark.parametrize("name, stated", [("paper", [-8.660809, 3.878928]), ("elastic_ast", [-8.820385, 3.7790387])])
+def test_stated_constants_replace_own_statistics(tmp_path, name, stated):
     clips_of(EPIC, tmp_path, folder=str(replicas.epic_sounds(tmp_path / "epic")))
-    section = features_section(normalisation="paper")
+    section = features_section(normalisation=name)
     extract(tmp_path / "out", section, tmp_path / "features", tmp_path / "scratch")
     stats = ShardFolder(tmp_path / "features").stats
-    np.testing.assert_allclose([stats["mean"], stats["std"]], [-8.660809, 3.878928])
+    np.testing.assert_allclose([stats["mean"], stats["std"]], stated)
+
+
+def test_every_recipe_of_constants_can_be_chosen():
+    for name in STATED:
+        assert features_section(normalisation=name).normalisation == name
 
 
 BAD = {
