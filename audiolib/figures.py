@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from audiolib.compare import Comparison
 from audiolib.pareto import COSTS, front
 from audiolib.published import curves
-from audiolib.results import AXES, along, at_patch_16, measured_axes
+from audiolib.results import AXES, Matrix, along, at_patch_16, matrix, measured_axes, plane
 
 mpl.rcParams["font.size"] = 10
 
@@ -26,14 +26,28 @@ def png(figure: Figure) -> str:
 
 def heat_maps(found: Comparison) -> Figure:
     """Patch size x clip length at each model's own hop, on one scale."""
-    columns = min(3, len(found.labels))
-    lines = -(-len(found.labels) // columns)
+    return _heat_maps({label: found.matrix(label) for label in found.labels}, found.metric)
+
+
+def study_heat_maps(rows: pl.DataFrame, order: list[str]) -> Figure:
+    """A study on one corpus: patch size x clip length of each model, means over seeds.
+
+    Args:
+        rows: kept rows of the corpus.
+        order: models, in the order of the panels.
+    """
+    models = {model: rows.filter(pl.col("model") == model) for model in order}
+    return _heat_maps({model: matrix(plane(own)) for model, own in models.items() if len(own)}, "accuracy")
+
+
+def _heat_maps(matrices: dict[str, Matrix], metric: str) -> Figure:
+    columns = min(3, len(matrices))
+    lines = -(-len(matrices) // columns)
     figure = Figure(figsize=(5.2 * columns, 4.6 * lines), layout="constrained")
     grid = np.ravel(figure.subplots(lines, columns, squeeze=False))
-    for axes in grid[len(found.labels) :]:
+    for axes in grid[len(matrices) :]:
         axes.set_axis_off()
-    for axes, label in zip(grid, found.labels, strict=False):
-        names, lengths, values = found.matrix(label)
+    for axes, (label, (names, lengths, values)) in zip(grid, matrices.items(), strict=False):
         cells = np.array([[np.nan if v is None else v for v in line] for line in values], dtype=float)
         image = axes.imshow(cells, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower")
         axes.set(title=label, xlabel="clip length (s)", ylabel="patch size")
@@ -42,7 +56,7 @@ def heat_maps(found: Comparison) -> Figure:
         for (y, x), value in np.ndenumerate(cells):
             if np.isfinite(value):
                 axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", color="w" if value < 0.6 else "k")
-    figure.colorbar(image, ax=figure.axes, label=found.metric, fraction=0.03)
+    figure.colorbar(image, ax=figure.axes, label=metric, fraction=0.03)
     return figure
 
 

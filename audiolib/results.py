@@ -78,12 +78,12 @@ def read_rows(folder: Path) -> pl.DataFrame:
     return pl.read_parquet(path)
 
 
-def matrix(rows: pl.DataFrame) -> tuple[list[str], list[float], list[list[float | None]]]:
-    """Patch x length values of one metric of one model at one hop.
+# Patch names, lengths in seconds, and values[patch][length] with null where a cell is missing.
+Matrix = tuple[list[str], list[float], list[list[float | None]]]
 
-    Returns:
-        patch names, lengths in seconds, and values[patch][length] with null where a cell is missing.
-    """
+
+def matrix(rows: pl.DataFrame) -> Matrix:
+    """Patch x length values of one metric of one model at one hop."""
     sizes = sorted(set(rows.select("patch_f", "patch_t").rows()), key=lambda size: (size[0] * size[1], size))
     lengths = sorted(set(rows["seconds"]))
     cells = {(f, t, s): value for f, t, s, value in rows.select("patch_f", "patch_t", "seconds", "value").rows()}
@@ -165,6 +165,13 @@ def along(rows: pl.DataFrame, axis: str) -> pl.DataFrame:
     for name in (name for other, names in AXES.items() if other != axis for name in names):
         found = found.filter(pl.col(name) == found[name].mode().sort().first())
     return found.sort(AXES[axis])
+
+
+def plane(rows: pl.DataFrame) -> pl.DataFrame:
+    """Accuracy of one model over patch x length at the hop where most of its rows are: mean and `spread` over seeds."""
+    found = rows.filter(pl.col("metric") == "accuracy")
+    found = found.filter(pl.col("hop_ms") == found["hop_ms"].mode().sort().first())
+    return found.group_by("patch_f", "patch_t", "seconds").agg(pl.col("value").mean(), spread=pl.col("value").std())
 
 
 def measured_axes(rows: pl.DataFrame) -> list[str]:

@@ -12,9 +12,9 @@ import polars as pl
 
 from audiolib.errors import AudiolibError, run_main
 from audiolib.evidence import RESULTS, read_evidence
-from audiolib.figures import study_lines
+from audiolib.figures import study_heat_maps, study_lines
 from audiolib.files import atomic_path, write_text
-from audiolib.results import AXES, along, at_patch_16, measured_axes, patch_name
+from audiolib.results import AXES, along, at_patch_16, matrix, measured_axes, patch_name, plane
 from audiolib.study import read_study
 
 
@@ -50,6 +50,12 @@ def render(name: str) -> str:
             for axis in measured_axes(own)
             for part in (f"Over {_TITLES[axis]}:", _accuracy_table(own, axis, order))
         ]
+        if study.matrix:
+            parts += [
+                "Over patch size x clip length, at the hop trained at:",
+                f"![patch size x clip length of each model]({name}-{corpus}.png)",
+                *(part for model in order for part in _matrix_table(own.filter(pl.col("model") == model), model)),
+            ]
         parts += [f"Cost of training; the ratios are to `{order[0]}`:", _cost_table(own, order)]
     notes = RESULTS / f"{name}.notes.md"
     if notes.exists():
@@ -76,6 +82,20 @@ def _accuracy_table(rows: pl.DataFrame, axis: str, order: list[str]) -> str:
             cells.append(own.filter(here)["value"].to_list())
         lines.append([name, *(_spread([100 * v for v in cell]) for cell in cells), f"{100 * own['value'].mean():.1f}"])
     return _markdown(lines)
+
+
+def _matrix_table(rows: pl.DataFrame, model: str) -> list[str]:
+    """A line a patch size, a column a clip length; nothing for a model that was not measured."""
+    if rows.is_empty():
+        return []
+    found = plane(rows)
+    names, lengths, means = matrix(found)
+    _, _, spreads = matrix(found.with_columns(value="spread"))
+    lines = [[model, *(f"{length:g} s" for length in lengths)]]
+    for name, *line in zip(names, means, spreads, strict=True):
+        cells = zip(*line, strict=True)
+        lines.append([name, *(f"{100 * m:.1f}" + (f" ± {100 * s:.1f}" if s is not None else "") for m, s in cells)])
+    return [_markdown(lines)]
 
 
 def _label(axis: str, value: tuple[Any, ...]) -> str:
@@ -113,11 +133,16 @@ def _markdown(lines: list[list[str]]) -> str:
 
 
 def write(name: str) -> None:
-    """Write a study's page and its picture."""
+    """Write a study's page and its pictures."""
     write_text(RESULTS / f"{name}.md", render(name))
-    figure = study_lines(read_evidence(name), [run.name for run in read_study(name).runs])
-    with atomic_path(RESULTS / f"{name}.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    study, rows = read_study(name), read_evidence(name)
+    order = [run.name for run in study.runs]
+    figures = {name: study_lines(rows, order)}
+    for corpus in rows["corpus"].unique() if study.matrix else []:
+        figures[f"{name}-{corpus}"] = study_heat_maps(rows.filter(pl.col("corpus") == corpus), order)
+    for title, figure in figures.items():
+        with atomic_path(RESULTS / f"{title}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 
 
 def main() -> None:

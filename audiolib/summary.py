@@ -61,7 +61,7 @@ def render() -> str:
 
 def _line(study_name: str, run_name: str, label: str, corpus: str) -> list[str]:
     study, rows = read_study(study_name), read_evidence(study_name).filter(pl.col("corpus") == corpus)
-    run = next(run for run in study.runs if run.name == run_name)
+    run = study.run(run_name)
     own, home = rows.filter(pl.col("model") == run_name), _home(run, corpus)
     accuracy = own.filter(pl.col("metric") == "accuracy")
     if accuracy.is_empty():

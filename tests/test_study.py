@@ -2,6 +2,7 @@
 
 import shutil
 import statistics
+from itertools import product
 
 import polars as pl
 import pytest
@@ -20,6 +21,9 @@ SMALL = {
     "seeds": [1, 2],
     "precision": "float32",
     "patch_sizes": [16, 32],
+    "seconds": [0.5],
+    "hops_ms": [20],
+    "matrix": True,
     "runs": [
         {"name": "fixed", "preset": "ast", "recipe": {"phases": [PHASE]}},
         {"name": "flexible", "preset": "flexi", "recipe": {"phases": [PHASE]}, "start": "fixed"},
@@ -67,15 +71,22 @@ def test_a_study_continues_and_its_tables_are_its_rows(project):
     assert len(list(kept)) == 2, "nor trained anew when its weights are gone and nothing needs them"
     with pytest.raises(AudiolibError, match="no run nosuch; the study has fixed, flexible"):
         study.run_study("small", runs=["nosuch"])
-    cells = rows.filter(pl.col("metric") == "accuracy").select("model", "seed", "patch_t").rows()
-    assert sorted(cells) == sorted((m, s, p) for m in ("fixed", "flexible") for s in (1, 2) for p in (16, 32))
+    measured = rows.filter(pl.col("metric") == "accuracy")
+    cells = measured.filter(pl.col("hop_ms") == 10).select("model", "seed", "patch_t", "seconds").rows()
+    every = product(("fixed", "flexible"), (1, 2), (16, 32), (0.5, 1.28))
+    assert sorted(cells) == sorted(every)
     assert rows["commit"].null_count() == 0 and set(rows["command"]) == {"python -m audiolib.study small"}
 
     study_tables.write("small")
     page = (project / "results/small.md").read_text()
-    own = rows.filter((pl.col("metric") == "accuracy") & (pl.col("model") == "flexible") & (pl.col("patch_t") == 32))
+    own = measured.filter((pl.col("model") == "flexible") & (pl.col("hop_ms") == 20))
     values = [100 * value for value in own["value"]]
-    assert f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" in page
+    assert f" | {statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} | " in page
+    assert (project / "results/small-synthetic.png").read_bytes().startswith(b"\x89PNG")
+    both = measured.filter((pl.col("model") == "flexible") & (pl.col("seconds") == 0.5))
+    cells = [100 * value for value in both.filter(pl.col("patch_t") == 16)["value"]]
+    lines = page.split("| flexible | 0.5 s |")[1].splitlines()
+    assert f"| p16 | {statistics.mean(cells):.1f} ± {statistics.stdev(cells):.1f} |" in lines[2]
     assert (project / "results/small.png").read_bytes().startswith(b"\x89PNG")
 
 
