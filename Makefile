@@ -33,7 +33,7 @@ lint: $(STAMP)
 	ruff format --check .
 
 ui: $(STAMP)
-	python -m audiolib.tracking
+	python -m audiolib.ui
 
 # Without the virtual environment, so that it runs with the torch that a GPU machine brings.
 gpu:

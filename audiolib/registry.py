@@ -29,6 +29,14 @@ def answering(uri: str) -> Iterator[None]:
         raise AudiolibError(f"MLflow at {uri} cannot be used: {reason}; see MLFLOW_TRACKING_URI") from error
 
 
+def experiment_id(uri: str) -> str | None:
+    """Of the project's experiment; null before the first run."""
+    from mlflow import MlflowClient
+
+    found = MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
+    return None if found is None else found.experiment_id
+
+
 def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str, Path]]:
     """Evaluations kept in MLflow: what to call each, and a folder with its files.
 

@@ -6,7 +6,6 @@ Everything logged here stands in the stages' own files too: a lost database is a
 import contextlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,6 @@ import polars as pl
 from audiolib.compare import RECORD, read_record, training_settings
 from audiolib.config.strict import read_yaml
 from audiolib.files import digest, lock, scratch_folder, sha256_file, state_folder, write_json
-from audiolib.progress import say
 from audiolib.registry import EXPERIMENT, answering, register, tracking_uri
 from audiolib.results import Home, at_home, home, main_metric, patch_name, summary
 
@@ -262,7 +260,8 @@ def _create(client: Any, root: Path, settings: dict[str, Any], name: str | None)
     from mlflow.entities import Param
 
     values = [Param(key, str(value)[:500]) for key, value in _flat(settings)]
-    client.log_batch(run.info.run_id, params=values[:100])
+    for first in range(0, len(values), 100):  # More in one call is refused.
+        client.log_batch(run.info.run_id, params=values[first : first + 100])
     return run.info.run_id
 
 
@@ -273,21 +272,3 @@ def _flat(value: dict[str, Any], lead: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(entry, f"{path}.")
         else:
             yield path, entry
-
-
-def serve(root: Path) -> None:
-    """Open the MLflow UI on the recorded runs; what `make ui` does."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    uri = tracking_uri(root)
-    from mlflow import MlflowClient
-
-    if experiment := MlflowClient(uri).get_experiment_by_name(EXPERIMENT):
-        port = sys.argv[sys.argv.index("--port") + 1] if "--port" in sys.argv else "5000"
-        page = f"http://127.0.0.1:{port}/#/experiments/{experiment.experiment_id}/runs?compareRunsMode=CHART"
-        say(f"models side by side: {page}")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, *sys.argv[1:]]
-    os.execv(sys.executable, command)
-
-
-if __name__ == "__main__":
-    serve(Path.cwd())

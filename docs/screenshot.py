@@ -25,7 +25,7 @@ def main() -> None:
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None or not (project / "mlflow.db").exists():
         sys.exit(f"this needs one of {', '.join(BROWSERS)}, and {project / 'mlflow.db'}")
-    command = [sys.executable, "-m", "audiolib.tracking", "--port", str(PORT)]
+    command = [sys.executable, "-m", "audiolib.ui", "--port", str(PORT)]
     server = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         page = next(word for line in server.stderr or () for word in line.split() if word.startswith("http"))

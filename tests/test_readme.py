@@ -1,5 +1,6 @@
 """The README's commands run, and its map of files is the territory."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -116,25 +117,32 @@ def shrink_study(folder: Path, trusted: str) -> None:
 
 
 @pytest.mark.slow
-def test_make_ui_answers(installed):
+def test_make_ui_opens_where_models_are_compared(installed, tmp_path):
+    """With a browser that notes what it is told to open."""
+    browser, opened = tmp_path / "browser", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
+    browser.chmod(0o755)
+    call(installed, sys.executable, "-c", "from audiolib.tracking import *; attach(Path.cwd())")  # Something to show.
+    assert "python -m audiolib.ui" in call(installed, "make", "-n", "-o", ".venv/.installed", "ui")
     server = subprocess.Popen(
-        [sys.executable, "-m", "audiolib.tracking", "--port", "5077"],
+        [sys.executable, "-m", "audiolib.ui", "--port", "5077"],
         cwd=installed,
+        env={**os.environ, "BROWSER": str(browser), "DISPLAY": ":0"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
-    assert "python -m audiolib.tracking" in call(installed, "make", "-n", "-o", ".venv/.installed", "ui")
     try:
-        for _ in range(120):
+        for _ in range(240):
             time.sleep(0.5)
-            try:
-                with urllib.request.urlopen("http://127.0.0.1:5077/health", timeout=2) as answer:
-                    assert answer.read() == b"OK"
-                    return
-            except OSError:
-                continue
-        pytest.fail("the MLflow UI did not answer within a minute")
+            if opened.exists():
+                break
+        assert re.fullmatch(
+            r"http://127\.0\.0\.1:5077/#/experiments/\d+/runs\?compareRunsMode=CHART\n", opened.read_text()
+        )
+        with urllib.request.urlopen("http://127.0.0.1:5077/health", timeout=2) as answer:
+            assert answer.read() == b"OK"
     finally:
-        subprocess.run(["pkill", "-TERM", "-s", str(server.pid)])
+        server.terminate()
         server.wait(timeout=20)
+    with pytest.raises(OSError):  # The server has ended with it.
+        urllib.request.urlopen("http://127.0.0.1:5077/health", timeout=2)

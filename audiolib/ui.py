@@ -1,0 +1,69 @@
+"""`make ui`: the MLflow UI on the recorded runs, opened in the browser where models lie side by side.
+
+python -m audiolib.ui [--port N]
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import webbrowser
+from pathlib import Path
+
+from audiolib.errors import run_main
+from audiolib.progress import say
+from audiolib.registry import experiment_id, tracking_uri
+
+_SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")
+
+
+def serve(root: Path, port: int) -> int:
+    """Run the server until it is stopped; returns its exit status.
+
+    Args:
+        root: the project.
+        port: where, on this machine only.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    uri = tracking_uri(root)
+    found = experiment_id(uri)
+    runs = f"experiments/{found}/runs?compareRunsMode=CHART" if found is not None else ""
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen(command, start_new_session=True)
+    for number in (signal.SIGTERM, signal.SIGINT):  # It has processes of its own, which it may leave behind.
+        signal.signal(number, lambda *_: os.killpg(server.pid, signal.SIGTERM))
+    page = f"http://127.0.0.1:{port}/#/{runs}"
+    say(f"models side by side: {page}")
+    if _answers(server, f"http://127.0.0.1:{port}/health") and _has_screen():
+        webbrowser.open(page)
+    return server.wait()
+
+
+def _answers(server: "subprocess.Popen[bytes]", address: str) -> bool:
+    """Whether it comes up; a server that has ended does not."""
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return True
+        except OSError:
+            time.sleep(0.5)
+    return False
+
+
+def _has_screen() -> bool:
+    """A browser in the text of a terminal would hide what the server says."""
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in _SCREENS)
+
+
+def main() -> None:
+    """Serve the project in this folder."""
+    parser = argparse.ArgumentParser(description="The MLflow UI on the recorded runs, models side by side.")
+    parser.add_argument("--port", type=int, default=5000)
+    sys.exit(serve(Path.cwd(), parser.parse_args().port))
+
+
+if __name__ == "__main__":
+    run_main(main)
