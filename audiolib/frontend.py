@@ -73,7 +73,7 @@ def decode(path: Path, rate: int, start: float | None = None, end: float | None 
         raise BadClip("the file is cut short: it holds fewer samples than its header says")
     if not np.isfinite(samples).all():
         raise BadClip("holds samples that are not finite numbers (NaN or infinity)")
-    mono = samples.mean(axis=1)
+    mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
     return mono if source_rate == rate or not mono.size else soxr.resample(mono, source_rate, rate)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from audiolib.errors import AudiolibError
 from audiolib.files import atomic_path, read_sealed, sha256_file
@@ -103,14 +104,14 @@ class Facts:
 
 def write_shard(path: Path, split: str, rows: list[Row], header: dict[str, Any]) -> ShardInfo:
     """Write one shard atomically; equal rows and header give equal bytes."""
-    values = [np.asarray(row.log_mel, dtype=np.float16) for row in rows]
-    sums = {
-        "split": split,
-        "clips": len(rows),
-        "frames": sum(len(value) for value in values),
-        "total": float(sum(value.sum(dtype=np.float64) for value in values)),
-        "squares": float(sum((value.astype(np.float64) ** 2).sum() for value in values)),
-    }
+    # By torch: numpy halves floats one by one, a tenth of the whole work of a clip.
+    values = [torch.from_numpy(row.log_mel).half().numpy() for row in rows]
+    total = squares = 0.0
+    for value in values:
+        wide = value.astype(np.float64)
+        total, squares = total + float(wide.sum()), squares + float(np.square(wide, out=wide).sum())
+    frames = sum(len(value) for value in values)
+    sums = {"split": split, "clips": len(rows), "frames": frames, "total": total, "squares": squares}
     table = pa.table(
         {
             "id": pa.array([row.id for row in rows], pa.string()),
