@@ -60,7 +60,7 @@ def _ast(plain: State, stride: int) -> Found:
 
 
 def _flexi(plain: State) -> Found:
-    """AST's names; the kernel and the positions beside `v` count, those in it are an unused copy (papers.md 2.6)."""
+    """AST's names; the kernel and the positions beside `v` count, those in it are an unused copy."""
     unused = ("v.patch_embed.", "v.pos_embed")
     own = {name: tensor for name, tensor in plain.items() if not name.startswith(unused)}
     found = {renamed(name.removeprefix("v."), TIMM_NAMES): tensor for name, tensor in own.items()}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from audiolib.compare import Comparison
 from audiolib.pareto import COSTS, front
 from audiolib.published import curves
-from audiolib.results import AXES, Matrix, along, at_patch_16, matrix, measured_axes, plane
+from audiolib.results import AXES, Matrix, along, matrix, measured_axes, plane
 
 mpl.rcParams["font.size"] = 10
 
@@ -185,12 +185,15 @@ def heard_over_time(mel: np.ndarray, hop_ms: float, centres: list[float], lines:
     return figure
 
 
-def study_lines(rows: pl.DataFrame, order: list[str]) -> Figure:
-    """A study: accuracy along each axis it has measured, and at 16 x 16 over the cost of training; a line a corpus.
+def study_lines(
+    rows: pl.DataFrame, order: list[str], costs: dict[tuple[str, str], tuple[float, list[float]]]
+) -> Figure:
+    """A study: accuracy along each axis it has measured, and at home over the cost of training; a line a corpus.
 
     Args:
         rows: kept rows.
         order: models, in the order of the legend.
+        costs: for each corpus and model the 10^12 multiply-accumulates of training, and each seed's accuracy at home.
     """
     corpora, panels = rows["corpus"].unique(maintain_order=True).to_list(), [*measured_axes(rows), "cost"]
     figure = Figure(figsize=(5.2 * len(panels), 4.2 * len(corpora)), layout="constrained")
@@ -201,9 +204,14 @@ def study_lines(rows: pl.DataFrame, order: list[str]) -> Figure:
                 own = rows.filter((pl.col("corpus") == corpus) & (pl.col("model") == model))
                 if len(own):
                     style = {"color": f"C{number % 10}", "marker": "os^Dv"[number % 5], "ms": 4, "label": model}
-                    x, y, spread = _cost_point(own) if panel == "cost" else _line(own, panel)
-                    axes.errorbar(x, y, spread, lw=1.2, **style)
-            axes.set(title=corpus, xlabel=_LABELS[panel], ylabel="accuracy (%)")
+                    if panel == "cost":
+                        cost, shares = costs[corpus, model]
+                        axes.errorbar(cost, 100 * np.mean(shares), 100 * np.std(shares, ddof=len(shares) > 1), **style)
+                    else:
+                        x, y, spread = _line(own, panel)
+                        axes.errorbar(x, y, spread, lw=1.2, **style)
+            where = " at home" if panel == "cost" else ""
+            axes.set(title=corpus, xlabel=_LABELS[panel], ylabel=f"accuracy{where} (%)")
             axes.grid(alpha=0.3)
         line[-1].legend(fontsize=8)
     return figure
@@ -223,9 +231,3 @@ def _line(rows: pl.DataFrame, axis: str) -> tuple[pl.Series, pl.Series, pl.Serie
     value = pl.col("value") * 100
     found = along(rows, axis).group_by(place).agg(value.mean(), value.std().fill_null(0).alias("spread")).sort(place)
     return found[place], found["value"], found["spread"]
-
-
-def _cost_point(rows: pl.DataFrame) -> tuple[float, float, float]:
-    values = 100 * np.array(at_patch_16(rows))
-    cost = rows.filter(pl.col("metric") == "train_gmac")["value"].mean()
-    return cost / 1e3, float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0

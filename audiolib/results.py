@@ -181,11 +181,6 @@ def measured_axes(rows: pl.DataFrame) -> list[str]:
     return [axis for axis, names in AXES.items() if any(len(along(own, axis).unique(names)) > 1 for own in models)]
 
 
-def at_patch_16(rows: pl.DataFrame) -> list[float]:
-    """Accuracy of one model at 16 x 16, its own hop and the corpus' clip length, for each seed."""
-    return along(rows, "patch").filter((pl.col("patch_f") == 16) & (pl.col("patch_t") == 16))["value"].to_list()
-
-
 def summary(rows: pl.DataFrame, own: Home) -> dict[str, dict[str, Any]]:
     """For each stage: the main metric at home, by patch, length and hop; the mean over patches; worst over best."""
     metric, found = main_metric(rows), {}

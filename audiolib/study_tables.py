@@ -10,12 +10,14 @@ from typing import Any
 
 import polars as pl
 
+from audiolib.config.study import Study
 from audiolib.errors import AudiolibError, run_main
 from audiolib.evidence import RESULTS, read_evidence
 from audiolib.figures import study_heat_maps, study_lines
 from audiolib.files import atomic_path, write_text
-from audiolib.results import AXES, along, at_patch_16, matrix, measured_axes, patch_name, plane
+from audiolib.results import AXES, along, matrix, measured_axes, patch_name, plane
 from audiolib.study import read_study
+from audiolib.study_home import at_home, training_cost
 
 
 def render(name: str) -> str:
@@ -56,7 +58,8 @@ def render(name: str) -> str:
                 f"![patch size x clip length of each model]({name}-{corpus}.png)",
                 *(part for model in order for part in _matrix_table(own.filter(pl.col("model") == model), model)),
             ]
-        parts += [f"Cost of training; the ratios are to `{order[0]}`:", _cost_table(own, order)]
+        parts += [f"Cost of training, with the run that a model starts from; the ratios are to `{order[0]}`:"]
+        parts += [_cost_table(study, own, corpus)]
     notes = RESULTS / f"{name}.notes.md"
     if notes.exists():
         parts.append(notes.read_text(encoding="utf-8").strip())
@@ -94,7 +97,9 @@ def _matrix_table(rows: pl.DataFrame, model: str) -> list[str]:
     lines = [[model, *(f"{length:g} s" for length in lengths)]]
     for name, *line in zip(names, means, spreads, strict=True):
         cells = zip(*line, strict=True)
-        lines.append([name, *(f"{100 * m:.1f}" + (f" ± {100 * s:.1f}" if s is not None else "") for m, s in cells)])
+        lines.append(
+            [name, *("" if m is None else _mean(100 * m, 100 * s if s is not None else None) for m, s in cells)]
+        )
     return [_markdown(lines)]
 
 
@@ -104,14 +109,13 @@ def _label(axis: str, value: tuple[Any, ...]) -> str:
     return f"{value[0]:g} s" if axis == "length" else f"{value[0]:g} ms"
 
 
-def _cost_table(rows: pl.DataFrame, order: list[str]) -> str:
-    lines = [["model", "accuracy at p16", "GMAC", "ratio", "10^6 tokens", "ratio", "seconds", "ratio"]]
+def _cost_table(study: Study, rows: pl.DataFrame, corpus: str) -> str:
+    lines = [["model", "accuracy at home", "GMAC", "ratio", "10^6 tokens", "ratio", "seconds", "ratio"]]
     first: dict[str, float] = {}
-    for model in [model for model in order if model in rows["model"]]:
-        own = rows.filter(pl.col("model") == model)
-        line = [model, _spread([100 * value for value in at_patch_16(own)])]
+    for run in [run for run in study.runs if run.name in rows["model"]]:
+        line = [run.name, _spread([100 * value for value in at_home(rows, run, corpus)["value"]])]
         for metric, unit in (("train_gmac", 1.0), ("train_tokens", 1e6), ("train_seconds", 1.0)):
-            mean = statistics.mean(own.filter(pl.col("metric") == metric)["value"].to_list())
+            mean = training_cost(study, rows, run, metric)
             ratio = mean / first.setdefault(metric, mean)
             line += [f"{mean / unit:,.3g}" if unit > 1 else f"{mean:,.0f}", f"{ratio:.2f}"]
         lines.append(line)
@@ -121,8 +125,11 @@ def _cost_table(rows: pl.DataFrame, order: list[str]) -> str:
 def _spread(values: list[float]) -> str:
     if not values:
         return ""
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+    return _mean(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+def _mean(mean: float, spread: float | None) -> str:
+    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
 
 
 def _markdown(lines: list[list[str]]) -> str:
@@ -137,7 +144,12 @@ def write(name: str) -> None:
     write_text(RESULTS / f"{name}.md", render(name))
     study, rows = read_study(name), read_evidence(name)
     order = [run.name for run in study.runs]
-    figures = {name: study_lines(rows, order)}
+    costs = {}
+    for corpus, model in rows.select("corpus", "model").unique().rows():
+        run, own = study.run(model), rows.filter(pl.col("corpus") == corpus)
+        cost = training_cost(study, own, run, "train_gmac") / 1e3
+        costs[corpus, model] = (cost, at_home(own, run, corpus)["value"].to_list())
+    figures = {name: study_lines(rows, order, costs)}
     for corpus in rows["corpus"].unique() if study.matrix else []:
         figures[f"{name}-{corpus}"] = study_heat_maps(rows.filter(pl.col("corpus") == corpus), order)
     for title, figure in figures.items():

@@ -4,18 +4,15 @@ python -m audiolib.summary
 """
 
 import statistics
-from dataclasses import dataclass
 
 import polars as pl
 
-from audiolib.config.corpus import DataPreset
-from audiolib.config.strict import read_yaml, validate
-from audiolib.config.study import Study, StudyRun
 from audiolib.errors import run_main
 from audiolib.evidence import read_evidence
 from audiolib.files import write_text
-from audiolib.results import AXES, as_size
+from audiolib.results import AXES
 from audiolib.study import ROOT, read_study
+from audiolib.study_home import at_home, home_of, training_cost
 
 # Study and run; a run is told with its start.
 SHOWN = (
@@ -32,17 +29,6 @@ SHOWN = (
     ("coarse", "frame_shift three", "AST/16, coarse to fine"),
 )
 BEGIN, END = "<!-- python -m audiolib.summary -->", "<!-- end -->"
-_STORED_HOP = 10.0
-
-
-@dataclass(frozen=True)
-class _Home:
-    """Where a run is at home, as columns of its rows."""
-
-    patch_f: int
-    patch_t: int
-    seconds: float
-    hop_ms: float
 
 
 def render() -> str:
@@ -62,12 +48,12 @@ def render() -> str:
 def _line(study_name: str, run_name: str, label: str, corpus: str) -> list[str]:
     study, rows = read_study(study_name), read_evidence(study_name).filter(pl.col("corpus") == corpus)
     run = study.run(run_name)
-    own, home = rows.filter(pl.col("model") == run_name), _home(run, corpus)
+    own, home = rows.filter(pl.col("model") == run_name), home_of(run, corpus)
     accuracy = own.filter(pl.col("metric") == "accuracy")
     if accuracy.is_empty():
         return []
     place = vars(home)
-    here = accuracy.filter([(pl.col(column) - value).abs() < 1e-6 for column, value in place.items()])
+    here = at_home(rows, run, corpus)
     means = []
     for columns in AXES.values():
         rest = [(pl.col(c) - value).abs() < 1e-6 for c, value in place.items() if c not in columns]
@@ -80,24 +66,9 @@ def _line(study_name: str, run_name: str, label: str, corpus: str) -> list[str]:
         _spread(here["value"].to_list()),
         *means,
         f"{here['gmac'].mean():.3f}",
-        f"{_training_cost(study, rows, run) / 1000:.1f}",
+        f"{training_cost(study, rows, run, 'train_gmac') / 1000:.1f}",
         f"[{study_name}](docs/results/{study_name}.md)",
     ]
-
-
-def _home(run: StudyRun, corpus: str) -> _Home:
-    bands, frames = as_size(run.architecture.get("patch", 16))
-    phases = run.recipe.get("phases") or [{"method": "none", "compression": 1}]
-    hop = _STORED_HOP * (phases[-1]["compression"] if phases[-1]["method"] == "frame_shift" else 1)
-    data = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus)
-    return _Home(bands, frames, run.seconds or data.seconds, hop)
-
-
-def _training_cost(study: Study, rows: pl.DataFrame, run: StudyRun) -> float:
-    """GMAC of a run and of the runs that it starts from, mean over seeds."""
-    own = rows.filter((pl.col("model") == run.name) & (pl.col("metric") == "train_gmac"))["value"]
-    before = [other for other in study.runs if other.name == run.start]
-    return float(own.mean() or 0.0) + sum(_training_cost(study, rows, other) for other in before)
 
 
 def _spread(shares: list[float]) -> str:

@@ -1,6 +1,7 @@
 #!/bin/bash
 # What a cluster job runs on its head node: features, pretrain and finetune on the Ray cluster that is there already.
-# The download stage and the evaluation need no cluster: run them before and after, with `dvc repro` on any machine.
+# The download stage and the evaluation need no cluster: `dvc repro download` before, on any machine; afterwards
+# `dvc commit -f features pretrain finetune` and `dvc repro`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RAY_ADDRESS="${RAY_ADDRESS:-auto}"

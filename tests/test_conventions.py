@@ -1,6 +1,7 @@
 """Conventions that a machine can hold: sizes, one door for each heavy dependency, a core that imports alone."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,13 @@ def test_importing_the_package_does_not_load_torch():
     script = "import sys, audiolib; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
+
+
+def test_every_cited_section_is_there():
+    """`papers.md 2.1, 5.1` in a docstring or a preset is a heading of docs/papers.md."""
+    there = set(re.findall(r"^#+ (\d+(?:\.\d+)?)\.? ", (ROOT / "docs/papers.md").read_text(encoding="utf-8"), re.M))
+    cited = {}
+    for path in [*SOURCES, *ROOT.glob("configs/*/*.yaml"), *ROOT.glob("tests/**/*.py")]:
+        for numbers in re.findall(r"papers\.md,? (?:section )?(\d[\d., ]*\d|\d)", path.read_text(encoding="utf-8")):
+            cited.update(dict.fromkeys(re.findall(r"\d+(?:\.\d+)?", numbers), path.name))
+    assert len(cited) > 10 and set(cited) <= there, {number: cited[number] for number in set(cited) - there}

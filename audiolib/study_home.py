@@ -1,0 +1,54 @@
+"""Where a run of a study is at home, how good it is there, and what it cost to train."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from audiolib.config.corpus import DataPreset
+from audiolib.config.strict import read_yaml, validate
+from audiolib.config.study import Study, StudyRun
+from audiolib.results import as_size
+from audiolib.study import ROOT
+
+_STORED_HOP = 10.0
+
+
+@dataclass(frozen=True)
+class StudyHome:
+    """The patch size, clip length and hop that a run was trained at, as columns of its rows."""
+
+    patch_f: int
+    patch_t: int
+    seconds: float
+    hop_ms: float
+
+
+def home_of(run: StudyRun, corpus: str) -> StudyHome:
+    """A model of several sizes is at home at 16 x 16, where its kernel is stored."""
+    bands, frames = as_size(run.architecture.get("patch", 16))
+    phases = run.recipe.get("phases") or [{"method": "none", "compression": 1}]
+    hop = _STORED_HOP * (phases[-1]["compression"] if phases[-1]["method"] == "frame_shift" else 1)
+    data = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus)
+    return StudyHome(bands, frames, run.seconds or data.seconds, hop)
+
+
+def at_home(rows: pl.DataFrame, run: StudyRun, corpus: str) -> pl.DataFrame:
+    """The accuracy rows of a run at its home, one for each seed."""
+    here = [(pl.col(column) - value).abs() < 1e-6 for column, value in vars(home_of(run, corpus)).items()]
+    return rows.filter(
+        (pl.col("corpus") == corpus) & (pl.col("model") == run.name), pl.col("metric") == "accuracy", *here
+    )
+
+
+def training_cost(study: Study, rows: pl.DataFrame, run: StudyRun, metric: str) -> float:
+    """`train_gmac`, `train_tokens` or `train_seconds` of a run and of the runs that it starts from, mean over seeds.
+
+    Args:
+        study: the study.
+        rows: its rows on one corpus.
+        run: which run.
+        metric: which cost.
+    """
+    own = rows.filter((pl.col("model") == run.name) & (pl.col("metric") == metric))["value"]
+    before = 0.0 if run.start is None else training_cost(study, rows, study.run(run.start), metric)
+    return float(own.mean() or 0.0) + before
