@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from audiolib.errors import AudiolibError
-from audiolib.files import atomic_path, digest, read_sealed, sha256_file, write_sealed
+from audiolib.files import atomic_path, digest, disk_errors, read_sealed, sha256_file, write_sealed
 from audiolib.progress import say
 
 
@@ -39,8 +39,9 @@ class Checkpoints:
         entry = {"sha256": sha256_file(path), "fingerprint": self.fingerprint, "state": state}
         write_sealed(path.with_suffix(".json"), entry)
         for old in self._newest_first()[self.keep :]:
-            old.unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+            with disk_errors(old):
+                old.unlink()
+                old.with_suffix(".safetensors").unlink(missing_ok=True)
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and state of the newest checkpoint whose bytes are those written, or null."""

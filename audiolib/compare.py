@@ -16,6 +16,7 @@ import polars as pl
 from audiolib.errors import AudiolibError
 from audiolib.files import digest
 from audiolib.intervals import Difference, paired_difference
+from audiolib.progress import say
 from audiolib.results import AXES, Home, at_home, home, main_metric, matrix, read_rows
 
 RECORD = ("rows.parquet", "scores.parquet", "run.json", "history.csv")
@@ -160,16 +161,29 @@ def compare(records: list[Record], stages: list[str] | None = None) -> Compariso
                 f"{record.name} and {first.name} measured different clips of {first.rows['corpus'][0]}: "
                 f"{len(other)} are in one only, {min(other)} for example"
             )
+    records = _once(records)
     labelled = [(record, labels) for record, labels in zip(records, _labels(records, stages), strict=True) if labels]
     rows = first.rows
     return Comparison(labelled, main_metric(rows), rows["corpus"][0], rows["split"][0], int(rows["n"][0]))
+
+
+def _once(records: list[Record]) -> list[Record]:
+    """Without those that measure a training again: it would count as another seed."""
+    newest: dict[str, Record] = {}
+    for record in records:
+        key = digest(training_settings(record.settings))
+        if key in newest:
+            say(f"{newest[key].name} and {record.name} are the same training; the second is shown")
+        newest[key] = record
+    return list(newest.values())
 
 
 def training_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Of a pass' settings those that decide which model comes out: not how it was computed, measured or reported."""
     params = settings["params"]
     numbers = {key: params["train"].get(key) for key in ("start", "precision")}
-    return {**{key: settings[key] for key in ("model", "data")}, "seed": params["seed"],
+    data = {key: value for key, value in settings["data"].items() if key != "eval_seconds"}
+    return {"model": settings["model"], "data": data, "seed": params["seed"],
             "features": params["features"], "train": numbers}  # fmt: skip
 
 

@@ -129,7 +129,7 @@ def _elastic(plain: State) -> Found:
         frames=len(found["embed.positions.time"]) * size,
         patch=(size, size),
         layout="axes",
-        positions="centre",
+        positions="index",
         prefix_tokens=0,
         pool="attention",
         attention_scale=1.0,

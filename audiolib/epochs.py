@@ -52,15 +52,17 @@ class Planner:
             steps = EqualSteps(order.clips, phase_view(self.frames, phase), recipe.batch_size, shares)
         else:
             views = self._drawn(phase, number)
-            tokens = self._tokens(views, model)
+            tokens = self._tokens(views, model, phase)
             mixing = rng(self.seed, "packs", number)
             steps = packed_steps(order.clips, views, tokens, packing, mixing, shares)
         drawn = recipe.sampling == "balanced"
         return Epoch(self.clips, recipe.augment, self.home, self.seed, number, steps, order, rank, parts, drawn)
 
-    @staticmethod
-    def _tokens(views: list[View], model: Classifier) -> list[int]:
-        counts = {seen: model.trained_tokens(seen) for seen in {view.seen for view in views}}
+    def _tokens(self, views: list[View], model: Classifier, phase: "Phase") -> list[int]:
+        """Of each clip at the patch size of the recipe that makes the most: a step may draw any of them."""
+        sizes = [phase_patch(size, phase) for size in self.recipe.patch_sizes]
+        seen = {view.seen for view in views}
+        counts = {frames: max(model.trained_tokens(frames, size) for size in sizes) for frames in seen}
         return [counts[view.seen] for view in views]
 
     def _drawn(self, phase: "Phase", number: int) -> list[View]:
@@ -70,7 +72,7 @@ class Planner:
         """How validation shows clips: as evaluation will, whole and at the stored hop or the phase's."""
         return phase_view(self.frames, phase, padded=self.recipe.packing is None)
 
-    def efficiency(self, epoch: Epoch, model: Classifier) -> float:
+    def efficiency(self, epoch: Epoch, model: Classifier, phase: "Phase") -> float:
         """Share of the processed tokens that hold sound: filled slots of packs, or unpadded tokens of equal clips."""
         if isinstance(epoch.steps, EqualSteps):
             view, shown = epoch.steps.view, self.lengths[epoch.order.clips]
@@ -78,7 +80,7 @@ class Planner:
             real = sum(n * model.trained_tokens(View(t, view.hop, view.pool).seen) for t, n in counts.items())
             return real / (len(shown) * model.trained_tokens(view.seen))
         packs = [[view for share in step for _, view in share] for step in epoch.steps]
-        tokens = self._tokens([view for pack in packs for view in pack], model)
+        tokens = self._tokens([view for pack in packs for view in pack], model, phase)
         bounds = np.cumsum([0, *map(len, packs)]).tolist()
         places = [list(range(first, last)) for first, last in pairwise(bounds)]
         return fill(tokens, places, self.recipe.packing.tokens)

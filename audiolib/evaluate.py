@@ -93,7 +93,8 @@ def sweep(
         common: columns that all rows share.
         device: where to compute.
         scratch: where unfinished sweeps are kept; null = the project's folder for that.
-        kernels: `attention` and `scan`, see `pretrained.load`.
+        kernels: `attention` and `scan`, see `pretrained.load`. What trained in bfloat16 by `varlen`, which knows no
+            float32, is measured by another.
 
     Raises:
         AudiolibError: a model was trained on other classes, or on log-mel of another kind.
@@ -102,7 +103,8 @@ def sweep(
     shards = ShardFolder(features)
     for entry in trained:
         _check(entry.folder, shards)
-    tasks = _tasks(trained, grid, where, kernels or {})
+    kernels = {name: "auto" if chosen == "varlen" else chosen for name, chosen in (kernels or {}).items()}
+    tasks = _tasks(trained, grid, where, kernels)
     clips = read_split(features, grid.split, any(task.view.needs_sound for task in tasks))
     kept = (scratch or scratch_folder(ROOT)) / "sweeps" / _fingerprint(trained, features, grid, where)
     kept.mkdir(parents=True, exist_ok=True)

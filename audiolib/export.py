@@ -31,6 +31,8 @@ class TimePositions(nn.Module):
         super().__init__()
         axis = embed.positions.columns
         self.mode, self.cell, self.size, self.stored, self.hop = axis.mode, axis.cell, patch[1], stored, hop
+        if axis.mode == "index":
+            self.hop = 1.0
 
     def forward(self, starts: Tensor, length: Tensor) -> Tensor:
         """(n, stored) weights for patches with these first frames in clips of `length` frames; see `positions.py`."""
@@ -40,7 +42,8 @@ class TimePositions(nn.Module):
             centres = (torch.arange(starts.shape[0], dtype=torch.float64) + 0.5) * scale - 0.5
             reach = scale.clamp(min=1.0)
         else:
-            shrink = (self.stored * self.cell / length).clamp(max=self.hop)
+            heard = torch.minimum(length, starts[-1] + self.size)
+            shrink = (self.stored * self.cell / heard).clamp(max=self.hop)
             centres = ((starts + self.size / 2) * shrink / self.cell - 0.5).clamp(0, self.stored - 1)
             reach = (self.size * shrink / self.cell).clamp(min=1.0)
         weights = (1 - (places[None, :] - centres[:, None]).abs() / reach).clamp(min=0)

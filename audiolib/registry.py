@@ -4,9 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from audiolib.errors import AudiolibError
 from audiolib.files import fresh_folder, scratch_folder, sha256_file, state_folder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 EXPERIMENT = "audiolib"
 _WRAPPER = Path(__file__).with_name("mlflow_model.py")
@@ -33,7 +38,8 @@ def experiment_id(uri: str) -> str | None:
     """Of the project's experiment; null before the first run."""
     from mlflow import MlflowClient
 
-    found = MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
+    with answering(uri):
+        found = MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
     return None if found is None else found.experiment_id
 
 
@@ -53,11 +59,8 @@ def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str
     from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
 
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    every = [] if experiment is None else client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
-    runs = {}
-    for run in every:
+    client, experiment, runs = MlflowClient(uri), experiment_id(uri), {}
+    for run in [] if experiment is None else _newest_first(client, experiment):
         tags = run.data.tags
         if "stage" in tags or not any(file.path == "record" for file in client.list_artifacts(run.info.run_id)):
             continue
@@ -82,6 +85,17 @@ def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str
         name = run.data.tags.get("dvc.exp") or run.info.run_name
         found.append((f"{name} ({run.info.run_id[:8]})", folder / "record"))
     return found
+
+
+def _newest_first(client: "MlflowClient", experiment: str) -> Iterator["Run"]:
+    """All runs, page by page."""
+    token = None
+    while True:
+        page = client.search_runs([experiment], order_by=["start_time DESC"], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 # Columns of what a registered model returns.

@@ -259,7 +259,8 @@ def _pairs(found: Comparison) -> Section:
     columns = ["better*", "worse*", "where*", "points", "low", "high", "p", "test*"]
     text = (
         "The same clips, one model against the other: how many points the first is ahead, its 95 % interval, and "
-        "how often chance alone would make such a difference. Scores are those of single clips, averaged over seeds."
+        "how often chance alone would make such a difference. With several seeds chance is in the clips and in the "
+        "training; with a single one the answer holds for these trained weights, not for their recipes."
     )
     return Section(
         "Is the difference real?", text, table=Table(columns, rows, [*"sss", "+.1f", "+.1f", "+.1f", ".4f", "s"])

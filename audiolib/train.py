@@ -147,7 +147,7 @@ class Trainer:
         recipe, progress = self.job.recipe, self.progress
         number = self.epochs_before() + progress.epoch
         epoch = self.planner.epoch(phase, number, self.model, self.rank, self.world, self.parts)
-        progress.efficiency, per_epoch = self.planner.efficiency(epoch, self.model), len(epoch.steps)
+        progress.efficiency, per_epoch = self.planner.efficiency(epoch, self.model, phase), len(epoch.steps)
         self.model.train()
         losses: list[Tensor] = []
         # Of the last step, for the epoch's row, where a run continues after all steps of an epoch.

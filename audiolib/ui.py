@@ -6,6 +6,7 @@ python -m audiolib.ui [--port N]
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,33 +14,48 @@ import urllib.request
 import webbrowser
 from pathlib import Path
 
-from audiolib.errors import run_main
+from audiolib.errors import AudiolibError, run_main
 from audiolib.progress import say
 from audiolib.registry import experiment_id, tracking_uri
 
-_SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")
-
 
 def serve(root: Path, port: int) -> int:
-    """Run the server until it is stopped; returns its exit status.
+    """Run the server until it is stopped; returns its exit status. A server of MLFLOW_TRACKING_URI runs already.
 
     Args:
         root: the project.
         port: where, on this machine only.
+
+    Raises:
+        AudiolibError: MLFLOW_TRACKING_URI does not answer, or the port is taken.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     uri = tracking_uri(root)
     found = experiment_id(uri)
     runs = f"experiments/{found}/runs?compareRunsMode=CHART" if found is not None else ""
+    if uri.startswith("http"):
+        _show(f"{uri.rstrip('/')}/#/{runs}")
+        return 0
+    with socket.socket() as place:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            place.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise AudiolibError(f"port {port} is taken; choose another: python -m audiolib.ui --port N") from error
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
     server = subprocess.Popen(command, start_new_session=True)
     for number in (signal.SIGTERM, signal.SIGINT):  # It has processes of its own, which it may leave behind.
         signal.signal(number, lambda *_: os.killpg(server.pid, signal.SIGTERM))
-    page = f"http://127.0.0.1:{port}/#/{runs}"
-    say(f"models side by side: {page}")
-    if _answers(server, f"http://127.0.0.1:{port}/health") and _has_screen():
-        webbrowser.open(page)
+    if _answers(server, f"http://127.0.0.1:{port}/health"):
+        _show(f"http://127.0.0.1:{port}/#/{runs}")
     return server.wait()
+
+
+def _show(page: str) -> None:
+    """Say where models lie side by side, and go there; in a terminal's text a browser would hide what a server says."""
+    say(f"models side by side: {page}")
+    if sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
+        webbrowser.open(page)
 
 
 def _answers(server: "subprocess.Popen[bytes]", address: str) -> bool:
@@ -51,11 +67,6 @@ def _answers(server: "subprocess.Popen[bytes]", address: str) -> bool:
         except OSError:
             time.sleep(0.5)
     return False
-
-
-def _has_screen() -> bool:
-    """A browser in the text of a terminal would hide what the server says."""
-    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in _SCREENS)
 
 
 def main() -> None:

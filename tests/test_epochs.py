@@ -109,9 +109,19 @@ def test_efficiency_and_cost_are_those_of_the_plan(clips, net):
     plan = planner(clips)
     epoch = plan.epoch(phase(), 0, net)
     held = [sum(net.trained_tokens(view.seen) for _, view in step[0]) for step in epoch.steps]
-    assert plan.efficiency(epoch, net) == pytest.approx(sum(held) / sum(max(512, h) for h in held))
+    assert plan.efficiency(epoch, net, phase()) == pytest.approx(sum(held) / sum(max(512, h) for h in held))
     views = [view for step in epoch.steps for _, view in step[0]]
     assert plan.gmac(phase(), 0, net) == pytest.approx(sum(net.macs(view.seen) for view in views) / 1e9)
+
+
+def test_a_pack_keeps_its_budget_at_every_patch_size_that_may_be_drawn(clips, net):
+    drawn = packed_recipe(packing=packing(), augment=PLAIN, patch_sizes=[8, 16], valid_patch_sizes=[16])
+    plan = Planner(drawn, clips, 0.64, 1)
+    epoch = plan.epoch(phase(), 0, net)
+    for pack in (step[0] for step in epoch.steps):
+        held = sum(net.trained_tokens(view.seen, (8, 8)) for _, view in pack)
+        assert held <= drawn.packing.tokens or len(pack) == 1
+    assert len(epoch.steps) > len(planner(clips).epoch(phase(), 0, net).steps)
 
 
 def test_the_models_positions_reach_as_far_as_the_longest_clip(clips):

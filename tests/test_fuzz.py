@@ -190,6 +190,7 @@ def test_published_lists(tmp_path_factory, name):
     section = DownloadSection(mirror=None, sha256=None, folder=str(place))
 
     @settings(FUZZ, max_examples=MORE or 60)
+    @example(edits=[(0.307936032946689, 0, b"\x00\x00")])  # A cell became empty.
     @given(edits=EDITS)
     def tries(edits):
         (place / file).write_bytes(edited(whole, edits))

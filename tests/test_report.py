@@ -73,6 +73,15 @@ def test_seeds_of_one_model_are_one_line_and_other_recipes_are_not(found):
     assert other.labels == ["ast", "ast (2)"]
 
 
+def test_a_training_that_was_measured_twice_is_one_seed(capsys):
+    first, again = record("ast", 1, 0.7), record("ast", 1, 0.7)
+    again.settings["data"]["eval_seconds"] = [0.5]
+    again.settings["params"]["evaluate"] = "product"
+    twice = compare([first, again])
+    assert twice.labels == ["ast"] and [kept for kept, _ in twice.records] == [again]
+    assert "ast-1 and ast-1 are the same training; the second is shown" in capsys.readouterr().err
+
+
 def test_means_are_over_what_every_model_was_measured_at(found):
     short = record("flexi", 1, 0.9)
     kept = ~((pl.col("patch_t") == 32) & (pl.col("seconds") == 1.28))
@@ -90,7 +99,9 @@ def test_means_are_over_what_every_model_was_measured_at(found):
 
 def test_differences_are_between_the_same_clips(found):
     one, other, difference = found.differences(None)[0]
-    assert (one, other) == ("elastic", "ast") and difference.p < 0.01 and difference.test == "sign flips"
+    assert (
+        (one, other) == ("elastic", "ast") and difference.p < 0.01 and difference.test == "clips and seeds drawn anew"
+    )
     row = {entry["label"]: entry for entry in summaries(found)}
     assert difference.mean == pytest.approx(row["elastic"]["home"] - row["ast"]["home"])
     along = found.differences("patch")[0][2]

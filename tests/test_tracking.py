@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from audiolib.inference import Listener, top, whole_files
 from audiolib.registry import recorded, tracking_uri
 from audiolib.results import home, read_rows, summary, table
 from audiolib.tracking import attach, log_outcome
+from audiolib.ui import serve
 from tests.test_evaluate import outcome, settings, trained, written  # noqa: F401
 
 
@@ -112,5 +114,17 @@ def test_processes_that_open_a_fresh_database_at_once_share_one_run(tmp_path, mo
 def test_a_server_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(AudiolibError, match=r"MLflow at http://127.0.0.1:9 cannot be used"):
-        attach(project(tmp_path))
+    root, silent = project(tmp_path), r"MLflow at http://127.0.0.1:9 cannot be used"
+    for ask in (lambda: attach(root), lambda: recorded(root, [], None), lambda: serve(root, 5077)):
+        with pytest.raises(AudiolibError, match=silent):
+            ask()
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(AudiolibError, match=f"port {port} is taken"):
+            serve(project(tmp_path), port)

@@ -166,7 +166,7 @@ class Architecture(Section):
     name: str
     patch: PatchSize = (16, 16)
     layout: Literal["grid", "axes"] | None = None
-    positions: Literal["stretch", "centre"] | None = None
+    positions: Literal["stretch", "centre", "index"] | None = None
     border: Literal["pad", "crop", "overlap"] = "pad"
     resize: Resize = Resize()
     pool: Literal["attention", "mean"] | None = None

@@ -19,7 +19,9 @@ def fetch(source: VggSoundSource, section: DownloadSection, folder: Path, store:
     root = corpus_root("VGGSound", section)
     path = upstream_list(root, "vggsound.csv", "VGGSound")
     rows = read_list(path, ["video", "start", "class", "part"], header=False)
-    odd = rows.filter(~pl.col("part").is_in(["train", "test"]) | ~pl.col("start").str.contains(r"^\d+$"))
+    whole = pl.col("part").is_in(["train", "test"]) & pl.col("start").str.contains(r"^\d+$")
+    whole &= pl.col("video").is_not_null() & pl.col("class").is_not_null()
+    odd = rows.filter(~whole.fill_null(value=False))  # A field may be empty.
     if len(odd):
         raise AudiolibError(f"{path}: not a clip: {','.join(map(str, odd.row(0)))}")
     held = hold_out(rows["video"], source.valid_fraction)

@@ -1,6 +1,6 @@
 """Where a token lies in time and frequency: learned positions, read at any patch size, clip length and hop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -40,7 +40,8 @@ def centre_matrix(old: int, cell: int, places: Places) -> Tensor:
     Each row is a triangle around the patch's centre, as wide as the patch where that is wider than a cell: the same
     weights as an antialiased bilinear resize, but unmoved by padding at the border.
     """
-    shrink = places.hop * min(1.0, old * cell / (places.length * places.hop))
+    heard = min(places.length, places.starts[-1] + places.size)  # What is cropped has no position.
+    shrink = places.hop * min(1.0, old * cell / (heard * places.hop))
     with torch.inference_mode(False):
         centres = (torch.tensor(places.starts, dtype=torch.float64) + places.size / 2) * shrink / cell - 0.5
         centres = centres.clamp(0, old - 1)
@@ -54,7 +55,8 @@ class Axis:
 
     Args:
         mode: `stretch` resizes all stored positions to the clip's patches (papers.md 2.1); `centre` reads them at each
-            patch's true place in seconds or bands.
+            patch's true place in seconds or bands; `index` as if every frame were one of the stored hop, so that the
+            n-th patch has the n-th position at any hop, as published ElasticAST weights learned it (papers.md 5.1).
         cell: frames (or bands) of a stored cell.
     """
 
@@ -66,7 +68,8 @@ class Axis:
         if self.mode == "stretch":
             found = [resize_matrix(stored, len(places.starts), "bilinear", True) for places in clips]
         else:
-            found = [centre_matrix(stored, self.cell, places) for places in clips]
+            same = self.mode == "index"
+            found = [centre_matrix(stored, self.cell, replace(p, hop=1.0) if same else p) for p in clips]
         return torch.cat(found).to(like)
 
 

@@ -87,6 +87,8 @@ def _refused(trial: Trial, harm: str, words: str, mend: Callable[[Path], object]
     done = train(trial.features, trial.disk, harm, *trial.moment, through=_AS_USER)
     said = done.stderr.splitlines() or [""]
     mend(trial.disk)
+    if done.returncode == 0:  # An old checkpoint that is removed makes room for the next one.
+        return bytes_of(trial.disk) == trial.wanted
     told = done.returncode == 1 and said[-1].startswith("error: ") and words in said[-1]
     return told and "Traceback" not in done.stderr and trial.ends_the_same()
 

@@ -34,7 +34,7 @@ def measure(features: Path, folder: Path) -> list[Finding]:
         try:
             while driver.poll() is None and killed < KILLS:
                 time.sleep(draw.uniform(8, 16))
-                pids = _workers()
+                pids = _workers(cluster.address)
                 if pids:
                     os.kill(draw.choice(pids), signal.SIGKILL)
                     killed += 1
@@ -50,17 +50,28 @@ def measure(features: Path, folder: Path) -> list[Finding]:
     return [_judge(own, driver.returncode, killed)]
 
 
-def _workers() -> list[int]:
-    """Ray writes what a process is into its command line."""
+def _workers(address: str) -> list[int]:
+    """Of this cluster alone: Ray writes what a process is into its command line, and where its cluster is into that of
+    the process that started it.
+    """
     found = []
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             name = place.read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if name.startswith("ray::") and "TrainWorker" in name:
+        if name.startswith("ray::") and "TrainWorker" in name and address in _parent(place.parent):
             found.append(int(place.parent.name))
     return found
+
+
+def _parent(process: Path) -> str:
+    """The command line of a process' parent; nothing when either has ended."""
+    try:
+        number = (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+        return (process.parent / number / "cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _judge(own: Path, status: int, killed: int) -> Finding:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from audiolib.errors import KernelUnavailable
 from audiolib.kernels.check import failures
 from audiolib.kernels.segment_attention import IMPLEMENTATIONS, choose, flex, grouped, naive
 from audiolib.kernels.segment_attention.cases import CASES, inputs
@@ -88,3 +89,9 @@ def test_the_check_catches_a_wrong_kernel():
         return naive(query, key, value, lengths, scale) * 1.001
 
     assert len(failures(leaky, naive, tensors, lengths=lengths)) == 4
+
+
+def test_varlen_says_what_it_cannot():
+    query = torch.zeros(4, 1, 8)
+    with pytest.raises(KernelUnavailable, match=r"train\.attention=varlen needs a GPU and bfloat16; use auto"):
+        IMPLEMENTATIONS["varlen"](query, query, query, lengths=(4,))

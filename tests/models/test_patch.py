@@ -175,6 +175,20 @@ def test_positions_count_time_not_frames():
     torch.testing.assert_close(fine, coarse)
 
 
+def test_positions_by_index_do_not_ask_for_the_hop():
+    layer = embed(positions="index")
+    rows = Places(layer.starts(128, 0, (16, 16)), 16, 128)
+    columns = layer.starts(48, 1, (16, 16))
+    stored = layer.positions(rows, [Places(layer.starts(96, 1, (16, 16)), 16, 96)])
+    for hop in (1.0, 2.0, 4.0):
+        torch.testing.assert_close(layer.positions(rows, [Places(columns, 16, 48, hop)]), stored[: len(columns) * 8])
+
+
+def test_cropped_clips_have_the_stored_positions_at_home():
+    matrix = centre_matrix(6, 16, Places(tuple(range(0, 96, 16)), 16, 100))  # Four frames are cropped.
+    torch.testing.assert_close(matrix, torch.eye(6, dtype=torch.float64))
+
+
 def test_a_clip_longer_than_the_grid_is_squeezed_onto_it():
     matrix = centre_matrix(6, 16, Places(tuple(range(0, 960, 16)), 16, 960))
     places = matrix @ torch.arange(6, dtype=torch.float64)

@@ -6,9 +6,17 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from audiolib.errors import KernelUnavailable
+
 
 def varlen(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scale: float | None = None) -> Tensor:
-    """See the contract in `__init__.py`; one launch for the whole pack, no mask."""
+    """See the contract in `__init__.py`; one launch for the whole pack, no mask.
+
+    Raises:
+        KernelUnavailable: on a CPU, or in float32.
+    """
+    if not query.is_cuda or query.dtype == torch.float32:
+        raise KernelUnavailable("train.attention=varlen needs a GPU and bfloat16; use auto")
     from torch.nn.attention.varlen import varlen_attn  # Imported late: builds without CUDA do not need it.
 
     bounds, longest = _bounds(lengths, query.device), max(lengths)
