@@ -17,7 +17,7 @@ from audiolib.errors import AudiolibError
 from audiolib.files import digest
 from audiolib.intervals import Difference, paired_difference
 from audiolib.progress import say
-from audiolib.results import AXES, Home, at_home, home, main_metric, matrix, read_rows
+from audiolib.results import AXES, Home, at_home, at_own_patch, home, main_metric, matrix, read_rows
 
 RECORD = ("rows.parquet", "scores.parquet", "run.json", "history.csv")
 _CELL = ["stage", "patch_f", "patch_t", "seconds", "hop_ms"]
@@ -115,8 +115,7 @@ class Comparison:
             if axis is not None:
                 places = places.join(self.shared(axis), on=AXES[axis], how="semi")
             else:
-                own = record.home
-                places = places.filter((pl.col("patch_f") == own.patch[0]) & (pl.col("patch_t") == own.patch[1]))
+                places = at_own_patch(places, record.home)
             scores = record.scores.join(places.select(_CELL), on=_CELL, how="semi")
             means = scores.group_by("stage", "id").agg(pl.col("score").mean()).sort("id")
             for stage, label in labels.items():
@@ -225,11 +224,11 @@ def summaries(found: Comparison) -> list[dict[str, Any]]:
     """One row a model: at home, means along the axes and the worst patch, where all were measured, and cost at home."""
     lines = {axis: found.line(axis) for axis in AXES}
     shared = {axis: line.join(found.shared(axis), on=AXES[axis], how="semi") for axis, line in lines.items()}
-    homes = {label: record.home for record, labels in found.records for label in labels.values()}
+    homes = {label: record.home.patch[s] for record, labels in found.records for s, label in labels.items()}
     table = []
     for label in found.labels:
         own = {axis: line.filter(pl.col("label") == label) for axis, line in shared.items()}
-        patch, every = homes[label].patch, lines["patch"].filter(pl.col("label") == label)
+        patch, every = homes[label], lines["patch"].filter(pl.col("label") == label)
         there = every.filter((pl.col("patch_f") == patch[0]) & (pl.col("patch_t") == patch[1]))
         row = there.rows(named=True)[0]
         table.append(

@@ -56,7 +56,8 @@ def grid_of(section: "EvaluatePreset", seconds: list[float], settings: dict[str,
         settings: params and presets of the pass.
     """
     own = home(settings)
-    sizes = sorted({*section.patch_sizes, own.patch})
+    homes = sorted(set(own.patch.values()))
+    sizes = sorted({*section.patch_sizes, *homes})
     lengths = sorted({*(seconds if section.seconds is None else section.seconds), own.seconds})
     hops = [None, *section.hops_ms]
     if section.cells == "product":
@@ -65,9 +66,9 @@ def grid_of(section: "EvaluatePreset", seconds: list[float], settings: dict[str,
         cells = [Cell(size, length) for length in lengths for size in sizes]
     else:
         cells = [Cell(size, own.seconds) for size in sizes]
-        cells += [Cell(own.patch, length) for length in lengths if length != own.seconds]
+        cells += [Cell(patch, length) for patch in homes for length in lengths if length != own.seconds]
     if section.cells != "product":
-        cells += [Cell(own.patch, own.seconds, hop) for hop in section.hops_ms]
+        cells += [Cell(patch, own.seconds, hop) for patch in homes for hop in section.hops_ms]
     return Grid(section.split, cells, own.seconds, section.batch_frames)
 
 

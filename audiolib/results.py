@@ -102,9 +102,9 @@ def as_size(value: Any) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Home:
-    """Where a run's models are at home: patch size, clip length, and the hop that each stage was trained at."""
+    """Where a run's models are at home: clip length, and the patch size and hop that each stage was trained at."""
 
-    patch: tuple[int, int]
+    patch: dict[str, tuple[int, int]]
     seconds: float
     hop_ms: dict[str, float]
 
@@ -112,12 +112,14 @@ class Home:
 def home(settings: dict[str, Any]) -> Home:
     """The home of a pipeline pass, from its params and presets."""
     own = settings["data"]["source"].get("frontend") or settings["params"]["features"]  # Some corpora have their own.
-    stored, hops = float(own["hop_ms"]), {}
+    stored, hops, patches = float(own["hop_ms"]), {}, {}
+    bands, frames = as_size(settings["model"]["architecture"].get("patch", 16))
     for stage in ("pretrain", "finetune"):
         last = (settings["model"][stage]["phases"] or [{"compression": 1, "method": "none"}])[-1]
-        hops[stage] = stored * (1 if last["method"] == "patchify" else last["compression"])
-    patch = as_size(settings["model"]["architecture"].get("patch", 16))
-    return Home(patch, float(settings["data"]["seconds"]), hops)
+        wider = last["method"] == "patchify"  # Then a patch is coarser, otherwise a frame is.
+        hops[stage] = stored * (1 if wider else last["compression"])
+        patches[stage] = (bands, round(frames * last["compression"]) if wider else frames)
+    return Home(patches, float(settings["data"]["seconds"]), hops)
 
 
 def main_metric(rows: pl.DataFrame) -> str:
@@ -144,6 +146,15 @@ def at_own_hop(rows: pl.DataFrame, own: Home) -> pl.DataFrame:
     return rows.filter(pl.any_horizontal(wanted))
 
 
+def at_own_patch(rows: pl.DataFrame, own: Home) -> pl.DataFrame:
+    """Rows of each stage at the patch size it was trained at."""
+    wanted = [
+        (pl.col("stage") == stage) & (pl.col("patch_f") == bands) & (pl.col("patch_t") == frames)
+        for stage, (bands, frames) in own.patch.items()
+    ]
+    return rows.filter(pl.any_horizontal(wanted))
+
+
 def at_home(rows: pl.DataFrame, axis: str, own: Home) -> pl.DataFrame:
     """The rows of the main metric along `patch`, `length` or `hop`, the other two being at home."""
     chosen = rows.filter(pl.col("metric") == main_metric(rows))
@@ -152,7 +163,7 @@ def at_home(rows: pl.DataFrame, axis: str, own: Home) -> pl.DataFrame:
     if axis != "length":
         chosen = chosen.filter(pl.col("seconds") == own.seconds)
     if axis != "patch":
-        chosen = chosen.filter((pl.col("patch_f") == own.patch[0]) & (pl.col("patch_t") == own.patch[1]))
+        chosen = at_own_patch(chosen, own)
     return chosen.sort("stage", *AXES[axis])
 
 
@@ -189,7 +200,7 @@ def summary(rows: pl.DataFrame, own: Home) -> dict[str, dict[str, Any]]:
         by_patch = {patch_name(r["patch_f"], r["patch_t"]): r["value"] for r in _line(mine, "patch", own)}
         values = list(by_patch.values())
         found[stage] = {
-            metric: by_patch.get(patch_name(*own.patch)),
+            metric: by_patch.get(patch_name(*own.patch[stage])),
             "by_patch": by_patch,
             "by_length": {f"{r['seconds']:g}s": r["value"] for r in _line(mine, "length", own)},
             "by_hop": {f"{r['hop_ms']:g}ms": r["value"] for r in _line(mine, "hop", own)},

@@ -139,7 +139,9 @@ def test_files_of_an_evaluation_agree(written):
     assert names == ["p16x8", "p16", "p24"] and lengths == [0.32, 0.64]
     assert metrics["finetune"]["by_patch"]["p24"] == values[2][1]
     assert by_patch.filter(pl.col("patch_t") == 24)["finetune"][0] == pytest.approx(values[2][1], abs=1e-6)
-    assert home(settings()) == Home((16, 16), 0.64, {"pretrain": 20.0, "finetune": 10.0})
+    assert home(settings()) == Home(
+        {"pretrain": (16, 16), "finetune": (16, 16)}, 0.64, {"pretrain": 20.0, "finetune": 10.0}
+    )
 
 
 def test_a_row_with_an_unknown_column_is_a_mistake():
@@ -158,6 +160,21 @@ def test_presets_name_the_cells_they_promise():
     assert alone == [Cell(*own)]
     for path in (ROOT / "configs/evaluate").glob("*.yaml"):
         EvaluatePreset(**yaml.safe_load(path.read_text()))
+
+
+def test_a_stage_that_ended_in_wider_patches_is_measured_at_those():
+    own = settings()
+    own["model"]["pretrain"]["phases"][-1]["method"] = "patchify"
+    assert home(own).patch == {"pretrain": (16, 32), "finetune": (16, 16)}
+    assert home(own).hop_ms == {"pretrain": 10.0, "finetune": 10.0}
+    cells = grid_of(preset(cells="axes", patch_sizes=[]), [0.32], own).cells
+    assert {(cell.patch, cell.seconds) for cell in cells} >= {((16, 32), 0.32), ((16, 32), 0.64), ((16, 16), 0.64)}
+    here = {"metric": "accuracy", "hop_ms": 10.0, "seconds": 0.64, "patch_f": 16}
+    found = (("pretrain", 16, 0.2), ("pretrain", 32, 0.8), ("finetune", 16, 0.9))
+    rows = table([{**here, "stage": stage, "patch_t": frames, "value": value} for stage, frames, value in found])
+    said = summary(rows, home(own))
+    assert (said["pretrain"]["accuracy"], said["finetune"]["accuracy"]) == (0.8, 0.9)
+    assert at_home(rows, "length", home(own))["value"].to_list() == [0.9, 0.8]
 
 
 def test_a_corpus_with_a_hop_of_its_own_is_at_home_there():
