@@ -80,7 +80,7 @@ def _repeat(
         if not held(trial):
             wrong.append(" ".join(trial.moment))
         _unmount(trial.disk)
-    return Finding(promise, TRIALS, TRIALS - len(wrong), ", ".join(wrong))
+    return Finding(promise, TRIALS, TRIALS - len(wrong), ", ".join(wrong) or "each at another moment of a training")
 
 
 def _refused(trial: Trial, harm: str, words: str, mend: Callable[[Path], object]) -> bool:
