@@ -22,7 +22,7 @@ from audiolib.errors import run_main
 from audiolib.evaluate import Outcome, sweep
 from audiolib.evidence import append_rows, read_evidence
 from audiolib.features import extract
-from audiolib.files import digest, lock, read_json, scratch_folder
+from audiolib.files import digest, lock, read_json, scratch_folder, sha256_file, write_text
 from audiolib.grid import Cell, Grid, Trained
 from audiolib.job import Job
 from audiolib.launch import scaled
@@ -69,9 +69,10 @@ def _do(name: str, study: Study, run: StudyRun, corpus: str, seed: int, features
 
 
 def _train(name: str, study: Study, run: StudyRun, corpus: str, seed: int, features: Path) -> None:
-    """Train one run, after the one that it starts from, unless their weights are there."""
-    job = make_job(study, run, corpus, seed, features)
-    if (job.out / "training.json").exists():
+    """Train one run, after the one that it starts from, unless their weights are there, made of the same clips."""
+    job, clips = make_job(study, run, corpus, seed, features), sha256_file(features / "index.json")
+    seen = job.out.with_suffix(".clips")
+    if (job.out / "training.json").exists() and (not seen.exists() or seen.read_text(encoding="utf-8") == clips):
         return
     if run.start is not None:
         first = make_job(study, study.run(run.start), corpus, seed, features)
@@ -79,6 +80,7 @@ def _train(name: str, study: Study, run: StudyRun, corpus: str, seed: int, featu
             _train(name, study, study.run(run.start), corpus, seed, features)
     say(f"study {name}: {run.name} on {corpus}, seed {seed}")
     fit(job)
+    write_text(seen, clips)
 
 
 def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path) -> Job:

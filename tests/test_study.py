@@ -90,6 +90,18 @@ def test_a_study_continues_and_its_tables_are_its_rows(project):
     assert (project / "results/small.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_weights_of_other_clips_are_not_measured(project, capsys):
+    for step in ("first", "again", "other clips"):
+        (project / "results/small.csv").unlink(missing_ok=True)
+        if step == "other clips":
+            (clips,) = (project / ".scratch/study/models").glob("*.clips")
+            clips.write_text("the digest of a corpus that was prepared before")
+        study.run_study("small", seeds=[1], runs=["fixed"])
+        trained = "study small: fixed on synthetic, seed 1" in capsys.readouterr().err
+        assert trained is (step != "again"), step
+
+
 def test_a_run_starts_from_an_earlier_one():
     with pytest.raises(AudiolibError, match="flexible starts from fixed, which no earlier run makes"):
         validate(Study, {**SMALL, "runs": SMALL["runs"][::-1]}, "s")
