@@ -1,5 +1,7 @@
 """Audio Mamba: the published shapes, the published mixer, and a pack that is its clips."""
 
+import math
+
 import pytest
 import torch
 from transformers import MambaConfig as TheirConfig
@@ -10,7 +12,7 @@ from audiolib.errors import AudiolibError
 from audiolib.kernels.selective_scan import naive
 from audiolib.models import build, create_model, plain_config
 from audiolib.models.audio_mamba import frequency_major
-from audiolib.models.mamba import Mixer
+from audiolib.models.mamba import DIRECTIONS, Mixer
 from audiolib.models.streaming import Stream
 
 LENGTHS = (100, 37, 16, 1, 100)
@@ -172,3 +174,35 @@ def test_config_round_trip_and_mistakes():
         model(directions="sideways")
     with pytest.raises(AudiolibError, match="unknown kind of model 'rnn'"):
         build({"kind": "rnn"})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("directions", DIRECTIONS)
+def test_a_fresh_mixer_is_initialised_as_published(directions):
+    """papers.md 4.1: S4D-real states, skips of one, steps between a thousandth and a tenth, outputs that shrink."""
+    depth, width = 9, 128
+    mixer = Mixer(width, 16, directions)
+    mixer.init_weights(depth, torch.Generator().manual_seed(0))
+    states = torch.arange(1, 17).log().expand(2 * width, 16)
+    both = {"fo-fo": [mixer.A_log]}.get(directions) or [mixer.A_log, mixer.back_A_log]
+    for logarithms in both:
+        torch.testing.assert_close(logarithms.data, states)
+    for way in (mixer.way, mixer.back) if directions == "bi-bi" else (mixer.way,):
+        assert (way.D == 1).all()
+        steps = torch.nn.functional.softplus(way.dt_proj.bias).log()
+        assert steps.min() >= math.log(1e-3) - 1e-4 and steps.max() <= math.log(1e-1) + 1e-4
+        assert float(steps.mean()) == pytest.approx((math.log(1e-3) + math.log(1e-1)) / 2, abs=0.3)
+        bound = way.dt_proj.in_features**-0.5
+        assert 0.9 * bound < way.dt_proj.weight.abs().max() <= bound
+    bound = (2 * width) ** -0.5 / math.sqrt(depth)
+    assert 0.9 * bound < mixer.out_proj.weight.abs().max() <= bound
+    assert float(mixer.out_proj.weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
+@torch.no_grad()
+def test_a_fresh_audio_mamba_starts_small():
+    model = create_model("aum_nano", num_classes=500, frames=96)
+    for parameter in (model.head.weight, model.prefix, model.prefix_positions):
+        assert float(parameter.std()) == pytest.approx(0.02, rel=0.25) and parameter.abs().max() < 0.1
+    assert (model.head.bias == 0).all() and (model.embed.bias == 0).all()
+    assert all((block.norm.weight == 1).all() for block in model.blocks)
