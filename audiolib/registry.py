@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 EXPERIMENT = "audiolib"
+_CURVES = ("curve/accuracy_vs_patch", "curve/map_vs_patch")
+_MOST = 12  # Lines that can be told apart.
 _WRAPPER = Path(__file__).with_name("mlflow_model.py")
 
 
@@ -34,13 +36,33 @@ def answering(uri: str) -> Iterator[None]:
         raise AudiolibError(f"MLflow at {uri} cannot be used: {reason}; see MLFLOW_TRACKING_URI") from error
 
 
-def experiment_id(uri: str) -> str | None:
-    """Of the project's experiment; null before the first run."""
+def experiment_id(uri: str, name: str = EXPERIMENT) -> str | None:
+    """Of an experiment, the project's own unless told; null before the first run."""
     from mlflow import MlflowClient
 
     with answering(uri):
-        found = MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
+        found = MlflowClient(uri).get_experiment_by_name(name)
     return None if found is None else found.experiment_id
+
+
+def to_overlay(uri: str, experiment: str) -> tuple[str, list[str]]:
+    """What lies best over one another: a curve over patch sizes, and the newest run of each model, all on the corpus
+    that was measured last.
+
+    Args:
+        uri: of MLflow.
+        experiment: its id.
+    """
+    from mlflow import MlflowClient
+
+    models: dict[str, str] = {}
+    corpus, curve = None, ""
+    for run in _newest_first(MlflowClient(uri), experiment):
+        curves = [name for name in run.data.metrics if name in _CURVES]
+        if curves and run.data.tags.get("dataset") == (corpus := corpus or run.data.tags.get("dataset")):
+            curve = curve or curves[0]
+            models.setdefault(run.data.tags.get("model", ""), run.info.run_id)
+    return curve, list(models.values())[::-1][-_MOST:]
 
 
 def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str, Path]]:

@@ -27,6 +27,7 @@ from audiolib.grid import Cell, Grid, Trained
 from audiolib.job import Job
 from audiolib.launch import scaled
 from audiolib.progress import say
+from audiolib.results import as_size
 from audiolib.train import fit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,15 +132,15 @@ def _measure(
     study: Study, run: StudyRun, corpus: str, seed: int, features: Path, out: Path
 ) -> tuple[list[dict[str, Any]], Outcome]:
     seconds = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus).seconds
-    lengths = sorted({*study.seconds, seconds})
+    lengths, home = sorted({*study.seconds, seconds}), as_size(run.architecture.get("patch", 16))
     cells = [Cell(size, seconds) for size in sorted(study.patch_sizes)]
     cells += [
         Cell(size, length)
         for length in lengths
         if length != seconds
-        for size in (sorted(study.patch_sizes) if study.matrix else [(16, 16)])
+        for size in (sorted(study.patch_sizes) if study.matrix else [home])
     ]
-    cells += [Cell((16, 16), seconds, hop) for hop in study.hops_ms]
+    cells += [Cell(home, seconds, hop) for hop in study.hops_ms]
     grid = Grid("test", cells, seconds)
     common = {"run": out.name, "corpus": corpus, "seed": seed}
     outcome = sweep([Trained(out, "finetune", run.name)], features, grid, common)

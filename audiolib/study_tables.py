@@ -58,7 +58,7 @@ def render(name: str) -> str:
                 f"![patch size x clip length of each model]({name}-{corpus}.png)",
                 *(part for model in order for part in _matrix_table(own.filter(pl.col("model") == model), model)),
             ]
-        parts += [f"Cost of training, with the run that a model starts from; the ratios are to `{order[0]}`:"]
+        parts += ["Cost of training, with the run that a model starts from; the ratios are to the first of them:"]
         parts += [_cost_table(study, own, corpus)]
     notes = RESULTS / f"{name}.notes.md"
     if notes.exists():

@@ -144,6 +144,10 @@ class Run:
         """Mark the pass and its stages as complete."""
         for stage in ("pretrain", "finetune"):
             self._client().set_terminated(self.stage(stage))
+        self.done()
+
+    def done(self) -> None:
+        """Mark this run alone as complete."""
         self._client().set_terminated(self.run_id)
 
 
@@ -221,6 +225,20 @@ def separate_run(folder: Path) -> Run:
     return Run(uri, client.create_run(experiment).info.run_id)
 
 
+def found_run(root: Path, experiment: str, key: str, name: str, tags: dict[str, str]) -> Run:
+    """The run with that key in an experiment of that name; both are made when they are not there."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    uri = tracking_uri(root)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    with answering(uri):
+        number = _experiment(client, root, experiment)
+        if found := client.search_runs([number], f"tags.key = '{key}'"):
+            return Run(uri, found[0].info.run_id)
+        return Run(uri, client.create_run(number, tags={**tags, "key": key}, run_name=name).info.run_id)
+
+
 def resolved(root: Path) -> dict[str, Any]:
     """params.yaml and the presets that it selects, as plain values."""
     params = read_yaml(root / "params.yaml")
@@ -237,13 +255,16 @@ def _alive(client: Any, run_id: str) -> bool:
         return False
 
 
+def _experiment(client: Any, root: Path, name: str) -> str:
+    there = client.get_experiment_by_name(name)
+    if there is not None:
+        return there.experiment_id
+    local = None if os.environ.get("MLFLOW_TRACKING_URI") else (state_folder(root) / "mlartifacts").as_uri()
+    return client.create_experiment(name, artifact_location=local)
+
+
 def _create(client: Any, root: Path, settings: dict[str, Any], name: str | None) -> str:
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        local = None if os.environ.get("MLFLOW_TRACKING_URI") else (state_folder(root) / "mlartifacts").as_uri()
-        experiment_id = client.create_experiment(EXPERIMENT, artifact_location=local)
-    else:
-        experiment_id = experiment.experiment_id
+    experiment_id = _experiment(client, root, EXPERIMENT)
     params = settings["params"]
     tags = {
         "model": params["model"],

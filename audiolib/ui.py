@@ -1,38 +1,40 @@
-"""`make ui`: the MLflow UI on the recorded runs, opened in the browser where models lie side by side.
+"""`make ui`: the MLflow UI on the recorded runs, opened in the browser where the models' curves lie over one another.
 
-python -m audiolib.ui [--port N]
+python -m audiolib.ui [--port N] [--experiment NAME]
 """
 
 import argparse
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 import webbrowser
 from pathlib import Path
 
 from audiolib.errors import AudiolibError, run_main
 from audiolib.progress import say
-from audiolib.registry import experiment_id, tracking_uri
+from audiolib.registry import EXPERIMENT, experiment_id, to_overlay, tracking_uri
 
 
-def serve(root: Path, port: int) -> int:
+def serve(root: Path, port: int, experiment: str = EXPERIMENT) -> int:
     """Run the server until it is stopped; returns its exit status. A server of MLFLOW_TRACKING_URI runs already.
 
     Args:
         root: the project.
         port: where, on this machine only.
+        experiment: which runs.
 
     Raises:
         AudiolibError: MLFLOW_TRACKING_URI does not answer, or the port is taken.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     uri = tracking_uri(root)
-    found = experiment_id(uri)
-    runs = f"experiments/{found}/runs?compareRunsMode=CHART" if found is not None else ""
+    runs = _view(uri, experiment)
     if uri.startswith("http"):
         _show(f"{uri.rstrip('/')}/#/{runs}")
         return 0
@@ -49,6 +51,21 @@ def serve(root: Path, port: int) -> int:
     if _answers(server, f"http://127.0.0.1:{port}/health"):
         _show(f"http://127.0.0.1:{port}/#/{runs}")
     return server.wait()
+
+
+def _view(uri: str, experiment: str) -> str:
+    """The page of the UI: accuracy over patch sizes, a line a model; else the runs as charts; else the start."""
+    number = experiment_id(uri, experiment)
+    if number is None:
+        return ""
+    curve, runs = to_overlay(uri, number)
+    if not runs:
+        return f"experiments/{number}/runs?compareRunsMode=CHART"
+    told = {"runs": runs, "metric": curve, "experiments": [number], "plot_metric_keys": [curve], "show_point": True,
+            "plot_layout": {"autosize": True, "xaxis": {}, "yaxis": {}}, "line_smoothness": 1, "deselected_curves": [],
+            "last_linear_y_axis_range": []}  # fmt: skip
+    query = {key: json.dumps(value, separators=(",", ":")) for key, value in told.items()}
+    return "metric?" + urllib.parse.urlencode({**query, "x_axis": "step", "y_axis_scale": "linear"})
 
 
 def _show(page: str) -> None:
@@ -73,7 +90,9 @@ def main() -> None:
     """Serve the project in this folder."""
     parser = argparse.ArgumentParser(description="The MLflow UI on the recorded runs, models side by side.")
     parser.add_argument("--port", type=int, default=5000)
-    sys.exit(serve(Path.cwd(), parser.parse_args().port))
+    parser.add_argument("--experiment", default=EXPERIMENT, help="'audiolib studies' has what study_record keeps there")
+    asked = parser.parse_args()
+    sys.exit(serve(Path.cwd(), asked.port, asked.experiment))
 
 
 if __name__ == "__main__":

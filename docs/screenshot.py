@@ -1,8 +1,9 @@
-"""The picture of the MLflow UI in README.md: the recorded runs side by side, in headless Chromium.
+"""The picture of the MLflow UI in README.md: a study's runs over one another, in headless Chromium.
 
-    python docs/screenshot.py [PROJECT] [OUT.png]
+    python -m audiolib.study_record flexi
+    python docs/screenshot.py "audiolib studies" [OUT.png]
 
-PROJECT is a folder with recorded runs (`mlflow.db`), this one unless told.
+Without a name of an experiment, the recorded passes through the pipeline.
 """
 
 import shutil
@@ -20,18 +21,19 @@ SWITCHES = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--
 
 def main() -> None:
     """Serve the runs, wait for the page to be drawn, keep the picture."""
-    project = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
+    project = Path.cwd()
+    experiment = ["--experiment", sys.argv[1]] if len(sys.argv) > 1 else []
     out = Path(sys.argv[2] if len(sys.argv) > 2 else "docs/mlflow.png").resolve()
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None or not (project / "mlflow.db").exists():
         sys.exit(f"this needs one of {', '.join(BROWSERS)}, and {project / 'mlflow.db'}")
-    command = [sys.executable, "-m", "audiolib.ui", "--port", str(PORT)]
+    command = [sys.executable, "-m", "audiolib.ui", "--port", str(PORT), *experiment]
     server = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        page = next(word for line in server.stderr or () for word in line.split() if word.startswith("http"))
+        page = next(word for line in server.stderr or () for word in line.split() if "/#/" in word)
         _wait(f"http://127.0.0.1:{PORT}/health")
         with tempfile.TemporaryDirectory() as profile:
-            words = [f"--user-data-dir={profile}", "--window-size=1400,1000", f"--screenshot={out}"]
+            words = [f"--user-data-dir={profile}", "--window-size=1500,900", f"--screenshot={out}"]
             subprocess.run([browser, *SWITCHES, *words, "--virtual-time-budget=60000", page], check=True)
     finally:
         server.terminate()

@@ -137,7 +137,8 @@ def test_make_ui_opens_where_models_are_compared(installed, tmp_path):
             if opened.exists():
                 break
         assert re.fullmatch(
-            r"http://127\.0\.0\.1:5077/#/experiments/\d+/runs\?compareRunsMode=CHART\n", opened.read_text()
+            r"http://127\.0\.0\.1:5077/#/(experiments/\d+/runs\?compareRunsMode=CHART|metric\?runs=\S+)\n",
+            opened.read_text(),
         )
         with urllib.request.urlopen("http://127.0.0.1:5077/health", timeout=2) as answer:
             assert answer.read() == b"OK"

@@ -7,11 +7,13 @@ from itertools import product
 import polars as pl
 import pytest
 import yaml
+from mlflow import MlflowClient
 
-from audiolib import evidence, study, study_tables
+from audiolib import evidence, study, study_record, study_tables
 from audiolib.config.strict import validate
 from audiolib.config.study import Study
 from audiolib.errors import AudiolibError
+from audiolib.registry import experiment_id, to_overlay
 from tests.conftest import ROOT
 
 PHASE = {"compression": 1, "method": "none", "epochs": 1, "lr": 1.0e-3}
@@ -54,6 +56,8 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "ROOT", tmp_path)
     monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(study_tables, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(study_record, "ROOT", tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path
 
 
@@ -86,6 +90,18 @@ def test_a_study_continues_and_its_tables_are_its_rows(project):
     both = measured.filter((pl.col("model") == "flexible") & (pl.col("seconds") == 0.5))
     cells = [100 * value for value in both.filter(pl.col("patch_t") == 16)["value"]]
     lines = page.split("| flexible | 0.5 s |")[1].splitlines()
+    uri = f"sqlite:///{project}/mlflow.db"
+    for _ in range(2):  # The second time adds nothing.
+        assert study_record.record("small") == 4
+    experiment = experiment_id(uri, study_record.EXPERIMENT)
+    curve, overlaid = to_overlay(uri, experiment)
+    found = {
+        (run.data.tags["model"], run.data.tags["seed"]): run.data.metrics
+        for run in MlflowClient(uri).search_runs([experiment])
+    }
+    assert curve == "curve/accuracy_vs_patch" and len(overlaid) == 2 and len(found) == 4
+    kept = rows.filter((pl.col("model") == "flexible") & (pl.col("seed") == 2) & (pl.col("metric") == "train_gmac"))
+    assert found["flexible", "2"]["compute/gmac_cum"] == pytest.approx(kept["value"][0])
     assert f"| p16 | {statistics.mean(cells):.1f} ± {statistics.stdev(cells):.1f} |" in lines[2]
     assert (project / "results/small.png").read_bytes().startswith(b"\x89PNG")
 

@@ -13,7 +13,7 @@ import yaml
 
 from audiolib.errors import AudiolibError
 from audiolib.inference import Listener, top, whole_files
-from audiolib.registry import recorded, tracking_uri
+from audiolib.registry import experiment_id, recorded, to_overlay, tracking_uri
 from audiolib.results import home, read_rows, summary, table
 from audiolib.tracking import attach, log_outcome
 from audiolib.ui import serve
@@ -86,6 +86,8 @@ def test_each_is_told_once(outcome, written, trained, small_features, small_down
     assert [f.path for f in client.list_artifacts(run.run_id, "matrix")] == ["matrix/rows.json"]
     kept = {Path(f.path).name for f in client.list_artifacts(run.run_id, "record")}
     assert kept == {"rows.parquet", "scores.parquet", "run.json", "history.csv"}
+    curve, overlaid = to_overlay(run.uri, experiment_id(run.uri))
+    assert (curve, overlaid) == ("curve/accuracy_vs_patch", [run.run_id])
     ((name, folder),) = recorded(root, [], None)
     assert name.startswith("flexi synthetic seed 1") and read_rows(folder).equals(rows)
     assert recorded(root, [run.run_id], "synthetic") == [(name, folder)]

@@ -29,8 +29,8 @@ class StudyRun(Section):
 class Study(Section):
     """Every run is trained on every corpus with every seed, and measured once on the test split.
 
-    It is measured along three lines, the rest being patch 16, the corpus' clip length and the hop trained at; with
-    `matrix` at every patch size x clip length, too. `precision` is one for all, or one per corpus: a CPU without a
+    It is measured along three lines, the rest being its own patch size, the corpus' clip length and the hop trained at;
+    with `matrix` at every patch size x clip length, too. `precision` is one for all, or one per corpus: a CPU without a
     bfloat16 unit is forty times as slow in it, so that a study that goes on elsewhere needs float32 there.
     """
 
