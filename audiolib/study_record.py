@@ -30,6 +30,7 @@ def record(name: str) -> int:
         AudiolibError: nothing has been measured yet; or MLflow does not answer.
     """
     study, rows = read_study(name), read_evidence(name)
+    rows = rows.filter(pl.col("model").is_in([run.name for run in study.runs]))  # Others were taken out of it.
     if rows.is_empty():
         raise AudiolibError(f"no rows yet; run `python -m audiolib.study {name}` first")
     runs = rows.partition_by("run", "model", "corpus", "seed", as_dict=True, maintain_order=True)

@@ -145,10 +145,11 @@ def write(name: str) -> None:
     study, rows = read_study(name), read_evidence(name)
     order = [run.name for run in study.runs]
     costs = {}
-    for corpus, model in rows.select("corpus", "model").unique().rows():
-        run, own = study.run(model), rows.filter(pl.col("corpus") == corpus)
-        cost = training_cost(study, own, run, "train_gmac") / 1e3
-        costs[corpus, model] = (cost, at_home(own, run, corpus)["value"].to_list())
+    for corpus in rows["corpus"].unique():
+        own = rows.filter(pl.col("corpus") == corpus)
+        for run in study.runs:
+            cost = training_cost(study, own, run, "train_gmac") / 1e3
+            costs[corpus, run.name] = (cost, at_home(own, run, corpus)["value"].to_list())
     figures = {name: study_lines(rows, order, costs)}
     for corpus in rows["corpus"].unique() if study.matrix else []:
         figures[f"{name}-{corpus}"] = study_heat_maps(rows.filter(pl.col("corpus") == corpus), order)

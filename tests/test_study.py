@@ -73,6 +73,11 @@ def test_a_study_continues_and_its_tables_are_its_rows(project):
     assert rows[: len(first)].equals(first), "a run that was done is not repeated"
     kept = (project / ".scratch/study/models").glob("*/config.json")
     assert len(list(kept)) == 2, "nor trained anew when its weights are gone and nothing needs them"
+    small = {**SMALL, "runs": [run for run in SMALL["runs"] if run["name"] == "fixed"]}
+    (project / "configs/study/small.yaml").write_text(yaml.safe_dump(small))
+    study_tables.write("small")  # A run that was taken out of the study is in its rows yet.
+    assert "flexible" not in (project / "results/small.md").read_text() and study_record.record("small") == 2
+    (project / "configs/study/small.yaml").write_text(yaml.safe_dump(SMALL))
     with pytest.raises(AudiolibError, match="no run nosuch; the study has fixed, flexible"):
         study.run_study("small", runs=["nosuch"])
     measured = rows.filter(pl.col("metric") == "accuracy")
