@@ -204,6 +204,8 @@ def study_lines(
                 own = rows.filter((pl.col("corpus") == corpus) & (pl.col("model") == model))
                 if len(own):
                     style = {"color": f"C{number % 10}", "marker": "os^Dv"[number % 5], "ms": 4, "label": model}
+                    if panel == "cost" and (corpus, model) not in costs:
+                        continue
                     if panel == "cost":
                         cost, shares = costs[corpus, model]
                         axes.errorbar(cost, 100 * np.mean(shares), 100 * np.std(shares, ddof=len(shares) > 1), **style)

@@ -7,6 +7,7 @@ interrupted study. On a machine with cores to spare, start it once for each seed
 """
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from audiolib.grid import Cell, Grid, Trained
 from audiolib.job import Job
 from audiolib.launch import scaled
 from audiolib.progress import say
-from audiolib.results import as_size
+from audiolib.study_home import home_of
 from audiolib.train import fit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,19 +74,20 @@ def _train(name: str, study: Study, run: StudyRun, corpus: str, seed: int, featu
     """Train one run, after the one that it starts from, unless their weights are there, made of the same clips."""
     job, clips = make_job(study, run, corpus, seed, features), sha256_file(features / "index.json")
     seen = job.out.with_suffix(".clips")
-    if (job.out / "training.json").exists() and (not seen.exists() or seen.read_text(encoding="utf-8") == clips):
+    if (job.out / "training.json").exists() and seen.exists() and seen.read_text(encoding="utf-8") == clips:
         return
+    shutil.rmtree(job.out, ignore_errors=True)
     if run.start is not None:
         first = make_job(study, study.run(run.start), corpus, seed, features)
         with lock(first.out.parent.parent / f"{first.out.name}.lock"):
             _train(name, study, study.run(run.start), corpus, seed, features)
     say(f"study {name}: {run.name} on {corpus}, seed {seed}")
-    fit(job)
     write_text(seen, clips)
+    fit(job)
 
 
 def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path) -> Job:
-    """What a run of a study trains, in a folder named by a digest of all that decides its weights."""
+    """What a run of a study trains, in a folder named by recipe, shape, seed and corpus."""
     preset = validate(ModelPreset, read_yaml(ROOT / "configs" / "model" / f"{run.preset}.yaml"), run.preset)
     data = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus)
     where = f"study run {run.name}"
@@ -132,7 +134,7 @@ def _measure(
     study: Study, run: StudyRun, corpus: str, seed: int, features: Path, out: Path
 ) -> tuple[list[dict[str, Any]], Outcome]:
     seconds = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus).seconds
-    lengths, home = sorted({*study.seconds, seconds}), as_size(run.architecture.get("patch", 16))
+    lengths, home = sorted({*study.seconds, seconds}), home_of(run, corpus).patch
     cells = [Cell(size, seconds) for size in sorted(study.patch_sizes)]
     cells += [
         Cell(size, length)

@@ -7,8 +7,8 @@ import polars as pl
 from audiolib.config.corpus import DataPreset
 from audiolib.config.strict import read_yaml, validate
 from audiolib.config.study import Study, StudyRun
+from audiolib.evidence import ROOT
 from audiolib.results import as_size
-from audiolib.study import ROOT
 
 _STORED_HOP = 10.0
 
@@ -21,6 +21,11 @@ class StudyHome:
     patch_t: int
     seconds: float
     hop_ms: float
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """(mel bands, frames)."""
+        return self.patch_f, self.patch_t
 
 
 def home_of(run: StudyRun, corpus: str) -> StudyHome:
@@ -40,8 +45,9 @@ def at_home(rows: pl.DataFrame, run: StudyRun, corpus: str) -> pl.DataFrame:
     )
 
 
-def training_cost(study: Study, rows: pl.DataFrame, run: StudyRun, metric: str) -> float:
-    """`train_gmac`, `train_tokens` or `train_seconds` of a run and of the runs that it starts from, mean over seeds.
+def training_cost(study: Study, rows: pl.DataFrame, run: StudyRun, metric: str) -> float | None:
+    """`train_gmac`, `train_tokens` or `train_seconds` of a run and of the runs that it starts from, mean over seeds;
+    null where one of them was not measured.
 
     Args:
         study: the study.
@@ -51,4 +57,4 @@ def training_cost(study: Study, rows: pl.DataFrame, run: StudyRun, metric: str) 
     """
     own = rows.filter((pl.col("model") == run.name) & (pl.col("metric") == metric))["value"]
     before = 0.0 if run.start is None else training_cost(study, rows, study.run(run.start), metric)
-    return float(own.mean() or 0.0) + before
+    return None if own.is_empty() or before is None else float(own.mean()) + before

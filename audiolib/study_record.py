@@ -38,7 +38,7 @@ def record(name: str) -> int:
         tags = {"model": model, "dataset": corpus, "seed": str(seed), "study": name, "commit": own["commit"][0]}
         run = found_run(ROOT, EXPERIMENT, f"{name}-{key}-{model}", f"{model}, seed {seed}", tags)
         here = home_of(study.run(model), corpus)
-        home = Home({"finetune": (here.patch_f, here.patch_t)}, here.seconds, {"finetune": here.hop_ms})
+        home = Home({"finetune": here.patch}, here.seconds, {"finetune": here.hop_ms})
         measured = own.filter(pl.col("metric") == "accuracy")
         run.matrix(measured, home)
         said = summary(measured, home)["finetune"]

@@ -116,6 +116,9 @@ def _cost_table(study: Study, rows: pl.DataFrame, corpus: str) -> str:
         line = [run.name, _spread([100 * value for value in at_home(rows, run, corpus)["value"]])]
         for metric, unit in (("train_gmac", 1.0), ("train_tokens", 1e6), ("train_seconds", 1.0)):
             mean = training_cost(study, rows, run, metric)
+            if mean is None:
+                line += ["", ""]
+                continue
             ratio = mean / first.setdefault(metric, mean)
             line += [f"{mean / unit:,.3g}" if unit > 1 else f"{mean:,.0f}", f"{ratio:.2f}"]
         lines.append(line)
@@ -148,8 +151,9 @@ def write(name: str) -> None:
     for corpus in rows["corpus"].unique():
         own = rows.filter(pl.col("corpus") == corpus)
         for run in study.runs:
-            cost = training_cost(study, own, run, "train_gmac") / 1e3
-            costs[corpus, run.name] = (cost, at_home(own, run, corpus)["value"].to_list())
+            cost = training_cost(study, own, run, "train_gmac")
+            if cost is not None:
+                costs[corpus, run.name] = (cost / 1e3, at_home(own, run, corpus)["value"].to_list())
     figures = {name: study_lines(rows, order, costs)}
     for corpus in rows["corpus"].unique() if study.matrix else []:
         figures[f"{name}-{corpus}"] = study_heat_maps(rows.filter(pl.col("corpus") == corpus), order)

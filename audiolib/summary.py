@@ -60,13 +60,14 @@ def _line(study_name: str, run_name: str, label: str, corpus: str) -> list[str]:
         line = accuracy.filter(rest)
         several = line.select(columns).n_unique() > 1
         means.append(_spread(line.group_by("seed").agg(pl.col("value").mean())["value"].to_list()) if several else "")
+    cost = training_cost(study, rows, run, "train_gmac")
     return [
         label,
         str(here["seed"].n_unique()),
         _spread(here["value"].to_list()),
         *means,
         f"{here['gmac'].mean():.3f}",
-        f"{training_cost(study, rows, run, 'train_gmac') / 1000:.1f}",
+        "" if cost is None else f"{cost / 1000:.1f}",
         f"[{study_name}](docs/results/{study_name}.md)",
     ]
 

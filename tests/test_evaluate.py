@@ -101,6 +101,12 @@ def test_a_cell_is_what_a_plain_loop_finds(outcome, trained, small_features):
     assert rows["ci_low"][0] <= hits / 24 <= rows["ci_high"][0]
 
 
+def test_what_was_trained_by_varlen_is_measured_in_float32_all_the_same(trained, small_features, tmp_path):
+    entries, grid = [Trained(trained / "finetune", "finetune", "flexi")], Grid("test", [Cell((16, 16), 0.64)], 0.64)
+    kernels = {"attention": "varlen", "scan": "auto"}
+    assert sweep(entries, small_features, grid, run_columns(settings()), scratch=tmp_path, kernels=kernels).rows
+
+
 def test_predictions_are_those_behind_the_accuracy_at_home(outcome):
     said = pl.DataFrame(outcome.predictions)
     final = said.filter(pl.col("stage") == "finetune")

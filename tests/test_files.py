@@ -62,6 +62,12 @@ def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path):
         write_json(tmp_path / "b" / "c", {})
 
 
+def test_a_lock_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "l").mkdir()
+    with pytest.raises(AudiolibError, match="Is a directory"), lock(tmp_path / "l"):
+        pass
+
+
 def test_weights_can_be_read_by_whoever_may_read_other_files(tmp_path):
     (tmp_path / "plain").write_text("")
     with atomic_path(tmp_path / "weights") as temporary:

@@ -13,7 +13,7 @@ import yaml
 
 from audiolib.errors import AudiolibError
 from audiolib.inference import Listener, top, whole_files
-from audiolib.registry import experiment_id, recorded, to_overlay, tracking_uri
+from audiolib.registry import _newest_first, experiment_id, recorded, to_overlay, tracking_uri
 from audiolib.results import home, read_rows, summary, table
 from audiolib.tracking import attach, log_outcome
 from audiolib.ui import serve
@@ -88,6 +88,8 @@ def test_each_is_told_once(outcome, written, trained, small_features, small_down
     assert kept == {"rows.parquet", "scores.parquet", "run.json", "history.csv"}
     curve, overlaid = to_overlay(run.uri, experiment_id(run.uri))
     assert (curve, overlaid) == ("curve/accuracy_vs_patch", [run.run_id])
+    one_a_page = Pages(client)
+    assert len(list(_newest_first(one_a_page, experiment_id(run.uri)))) == one_a_page.asked == 3  # Two are its stages'.
     ((name, folder),) = recorded(root, [], None)
     assert name.startswith("flexi synthetic seed 1") and read_rows(folder).equals(rows)
     assert recorded(root, [run.run_id], "synthetic") == [(name, folder)]
@@ -99,6 +101,17 @@ def test_each_is_told_once(outcome, written, trained, small_features, small_down
     ((_, folder),) = recorded(root, [], None)
     assert read_rows(folder).equals(changed)
     assert found.tags["model"] == "flexi" and found.params["params.seed"] == "1"
+
+
+class Pages:
+    """An MLflow that gives one run a page."""
+
+    def __init__(self, client):
+        self.client, self.asked = client, 0
+
+    def search_runs(self, *args, **options):
+        self.asked += 1
+        return self.client.search_runs(*args, max_results=1, **options)
 
 
 def open_fresh(root: Path) -> str:

@@ -133,6 +133,13 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capf
     assert Checkpoints(tmp_path, {"what": 2}).newest() is None
 
 
+def test_an_old_checkpoint_that_cannot_be_removed_is_one_line(tmp_path):
+    store = Checkpoints(tmp_path, {"what": 1}, keep=1)
+    (store.folder / "step-000000000.json").mkdir(parents=True)
+    with pytest.raises(AudiolibError, match="Is a directory"):
+        store.save(1, {"w": torch.zeros(1)}, {})
+
+
 def test_as_many_checkpoints_stay_as_are_asked_for(small_features, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoints, "clear", lambda self: None)
     monkeypatch.setattr("audiolib.train._CHECK_EVERY", 1)
