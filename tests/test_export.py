@@ -33,6 +33,7 @@ VARIANTS = [
     ("ast_nano", {"stride": (10, 10), "border": "crop", "prefix_tokens": 2}),
     ("flexi_nano", {"border": "overlap"}),
     ("flexi_nano", {"border": "pad", "layout": "axes"}),
+    ("flexi_nano", {"border": "crop"}),
     ("elastic_nano", {}),
     ("aum_nano", {}),
     ("aum_nano", {"directions": "bi-bi", "class_token": "double"}),
@@ -52,10 +53,12 @@ def test_the_graph_gives_the_models_own_logits(name, changes, patch):
         assert wanted.std(0).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["ast_nano", "elastic_nano"])
+@pytest.mark.parametrize(
+    "name, changes", [("ast_nano", {}), ("elastic_nano", {}), ("elastic_nano", {"positions": "index"})]
+)
 @pytest.mark.parametrize("frames", [40, 151])
-def test_the_graph_at_another_hop(name, frames):
-    model = small(name)
+def test_the_graph_at_another_hop(name, changes, frames):
+    model = small(name, **changes)
     with torch.inference_mode():
         found = graph(model, (16, 16), 1.7)(sounds(frames))
         wanted = model(pack(list(sounds(frames)), stretch=[1.7] * 3), (16, 16))

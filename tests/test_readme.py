@@ -142,6 +142,12 @@ def test_make_ui_opens_where_models_are_compared(installed, tmp_path):
         )
         with urllib.request.urlopen("http://127.0.0.1:5077/health", timeout=2) as answer:
             assert answer.read() == b"OK"
+        shown = opened.read_text()
+        opened.unlink()  # Where a server runs already, it alone is opened.
+        there = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5077", "BROWSER": str(browser), "DISPLAY": ":0"}
+        command = [sys.executable, "-m", "audiolib.ui"]
+        subprocess.run(command, cwd=installed, env={**os.environ, **there}, check=True, timeout=60)
+        assert opened.read_text() == shown
     finally:
         server.terminate()
         server.wait(timeout=20)

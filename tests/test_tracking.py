@@ -5,6 +5,7 @@ import multiprocessing
 import shutil
 import socket
 import time
+import urllib.parse
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +17,7 @@ from audiolib.inference import Listener, top, whole_files
 from audiolib.registry import _newest_first, experiment_id, recorded, to_overlay, tracking_uri
 from audiolib.results import home, read_rows, summary, table
 from audiolib.tracking import attach, log_outcome
-from audiolib.ui import serve
+from audiolib.ui import _view, serve
 from tests.test_evaluate import outcome, settings, trained, written  # noqa: F401
 
 
@@ -88,6 +89,9 @@ def test_each_is_told_once(outcome, written, trained, small_features, small_down
     assert kept == {"rows.parquet", "scores.parquet", "run.json", "history.csv"}
     curve, overlaid = to_overlay(run.uri, experiment_id(run.uri))
     assert (curve, overlaid) == ("curve/accuracy_vs_patch", [run.run_id])
+    page = urllib.parse.unquote(_view(run.uri, "audiolib"))
+    assert page.startswith(f'metric?runs=["{run.run_id}"]&metric="{curve}"') and "&x_axis=step&" in page
+    assert _view(run.uri, "nosuch") == ""
     one_a_page = Pages(client)
     assert len(list(_newest_first(one_a_page, experiment_id(run.uri)))) == one_a_page.asked == 3  # Two are its stages'.
     ((name, folder),) = recorded(root, [], None)
