@@ -5,7 +5,14 @@ import pytest
 from scipy.stats import binomtest, norm, permutation_test
 from sklearn.metrics import average_precision_score, label_ranking_average_precision_score, roc_auc_score
 
-from audiolib.intervals import RESAMPLES, d_prime_interval, map_interval, paired_difference, wilson_interval
+from audiolib.intervals import (
+    RESAMPLES,
+    _sign_flips,
+    d_prime_interval,
+    map_interval,
+    paired_difference,
+    wilson_interval,
+)
 from audiolib.metrics import accuracy, clip_scores, d_prime, mean_average_precision
 from audiolib.rng import rng
 
@@ -112,7 +119,7 @@ def test_sign_flips_agree_with_scipys_permutation_test():
 
 def test_equal_recipes_differ_about_as_seldom_as_the_test_says():
     """Three seeds each of one recipe, whose accuracy differs from seed to seed by two points."""
-    found = []
+    found, by_flips = [], []
     for trial in range(200):
         random = np.random.default_rng(trial)
         hard = random.random(300)
@@ -120,6 +127,8 @@ def test_equal_recipes_differ_about_as_seldom_as_the_test_says():
             np.stack([(hard < 0.9 + 0.02 * random.standard_normal()).astype(float) for _ in range(3)]) for _ in range(2)
         ]
         found.append(paired_difference(*models))
+        by_flips.append(_sign_flips(models[0].mean(0) - models[1].mean(0)) < 0.05)
     assert {difference.test for difference in found} == {"clips and seeds drawn anew"}
     assert sum(difference.p < 0.05 for difference in found) <= 24  # 12 %: three seeds are few.
+    assert sum(by_flips) > 100, "clips alone know nothing of seeds"
     assert sum(difference.low <= 0 <= difference.high for difference in found) >= 176
