@@ -24,7 +24,9 @@ def start_ray(workers: int) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise AudiolibError("several workers, or a cluster, need Ray: pip install 'audiolib[pipeline]'") from error
+        raise AudiolibError(
+            'several workers, or a cluster, need Ray: pip install -e ".[pipeline]" in its folder'
+        ) from error
     if ray.is_initialized():
         return ray
     address = os.environ.get("RAY_ADDRESS")

@@ -80,7 +80,7 @@ def page(model: Path | str) -> "Blocks":
     try:
         import gradio
     except ImportError as error:
-        raise AudiolibError("the demo needs gradio: pip install 'audiolib[demo]'") from error
+        raise AudiolibError("the demo needs gradio: pip install -e '.[demo]' in audiolib's folder") from error
     listener = Listener(model)
     hop = listener.card.frontend["hop_ms"] * (1 if listener.card.method == "patchify" else listener.card.compression)
 

@@ -33,7 +33,7 @@ def run_main(main: Callable[[], None]) -> None:
         extra = next((name for name, packages in _EXTRAS.items() if error.name in packages), None)
         if extra is None:
             raise
-        print(f"error: this needs {error.name}: pip install 'audiolib[{extra}]'", file=sys.stderr)
+        print(f"error: this needs {error.name}: pip install -e '.[{extra}]' in audiolib's folder", file=sys.stderr)
         sys.exit(1)
     except PermissionError as error:
         print(f"error: {error.filename}: {error.strerror}; change its permissions", file=sys.stderr)

@@ -1,14 +1,12 @@
 """The sweep: every patch size x clip length x hop of a grid, for every model, on the same clips.
 
-Clips are read, and turned into log-mel at a foreign hop, once for all cells that share the hop. What a cell has found
-is kept piece by piece until its outcome is written: the same sweep again, after a crash, goes on where it was.
+What a cell has found is kept piece by piece until its outcome is written: the same sweep again, after a crash, goes on
+where it was.
 """
 
 import shutil
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +14,19 @@ import numpy as np
 import polars as pl
 import torch
 
-from audiolib.batches import pack
-from audiolib.costs import clip_memory, mean_cost
+from audiolib.costs import clip_memory, mean_cost, mean_frames
 from audiolib.dataset import Clips, read_split
 from audiolib.errors import AudiolibError
-from audiolib.files import atomic_path, code_digest, digest, scratch_folder, sha256_file
-from audiolib.grid import Cell, Grid, Size, Trained, view_of
+from audiolib.files import code_digest, digest, scratch_folder, sha256_file
+from audiolib.grid import Grid, Size, Trained, view_of
 from audiolib.intervals import d_prime_interval, map_interval, wilson_interval
-from audiolib.loader import eval_batches
 from audiolib.metrics import accuracy, clip_scores, d_prime, mean_average_precision
-from audiolib.models import Classifier
 from audiolib.predict import pick_device
-from audiolib.pretrained import Card, load, load_card
+from audiolib.pretrained import load, load_card
 from audiolib.progress import track
 from audiolib.shards import ShardFolder
-from audiolib.views import View
+from audiolib.sweep_pass import Task, ask, pieces_of
 
-# Frames of log-mel that are held at a time, at the hop of a pass: 128 MiB of 128 bands.
-PIECE_FRAMES = 2**18
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -57,22 +50,6 @@ class Outcome:
     def written(self) -> None:
         """The outcome is safe elsewhere: its pieces are not needed any more."""
         shutil.rmtree(self.pieces, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One model at one cell."""
-
-    entry: Trained
-    cell: Cell
-    view: View
-    model: Classifier
-    card: Card
-
-    @property
-    def size(self) -> Size:
-        """Patch size in frames that the model sees."""
-        return self.cell.patch
 
 
 def sweep(
@@ -108,15 +85,16 @@ def sweep(
     clips = read_split(features, grid.split, any(task.view.needs_sound for task in tasks))
     kept = (scratch or scratch_folder(ROOT)) / "sweeps" / _fingerprint(trained, features, grid, where)
     kept.mkdir(parents=True, exist_ok=True)
-    pieces = [range(first, last) for first, last in _pieces(clips)]
-    work = _work(tasks, clips, pieces, grid.batch_frames, where, kept)
+    pieces = pieces_of(clips)
+    work = ask(tasks, clips, pieces, grid.batch_frames, where, kept)
     for _ in track(work, "evaluate", total=len(tasks) * len(pieces), unit="cell"):
         pass
     found = Outcome([], [], [], kept)
     for number, task in enumerate(tasks):
         parts = [np.load(kept / f"{number}-{piece.start}.npz") for piece in pieces]
         logits = np.concatenate([part["logits"] for part in parts])
-        ms = float(np.median(np.concatenate([part["ms"] for part in parts])))
+        # The median holds against a batch that the machine held up.
+        ms = float(np.median(np.concatenate([part["frame_ms"] for part in parts]))) * mean_frames(clips, task.view)
         _report(task, clips, grid, {**common, "ms": ms}, logits, where, found)
     return found
 
@@ -126,7 +104,7 @@ def _check(model: Path, shards: ShardFolder) -> None:
     card = load_card(model)
     if card.classes != shards.classes:
         raise AudiolibError(f"{model} was trained on other classes than {shards.folder} has; train it again")
-    own = {key: card.frontend.get(key, value) for key, value in shards.frontend.items()}
+    own = card.heard(shards.frontend)
     if own != shards.frontend:
         raise AudiolibError(f"{model} was trained on log-mel of {own}, not {shards.frontend}; train it again")
 
@@ -147,55 +125,6 @@ def _fingerprint(trained: list[Trained], features: Path, grid: Grid, device: tor
     weights = [(entry.name, entry.stage, sha256_file(entry.folder / "config.json")) for entry in trained]
     code = code_digest(Path(__file__).parent, ("*.py", "models/*.py", "kernels/*/*.py"))
     return digest([weights, sha256_file(features / "index.json"), asdict(grid), str(device), code])
-
-
-def _pieces(clips: Clips) -> Iterator[tuple[int, int]]:
-    """Runs of clips of about `PIECE_FRAMES` frames."""
-    first, held = 0, 0
-    for place, frames in enumerate(clips.frames.tolist()):
-        if held and held + frames > PIECE_FRAMES:
-            yield first, place
-            first, held = place, 0
-        held += frames
-    yield first, len(clips)
-
-
-def _work(
-    tasks: list[Task], clips: Clips, pieces: list[range], batch_frames: int, device: torch.device, kept: Path
-) -> Iterator[None]:
-    """Leave logits and times of every task and piece in a file; yield after each."""
-    numbered = sorted(enumerate(tasks), key=lambda item: item[1].view.hop)
-    for hop, group in groupby(numbered, key=lambda item: item[1].view.hop):
-        members = list(group)
-        for piece in pieces:
-            shown: dict[tuple[float, float], list[np.ndarray]] = {}  # By mean and deviation: as each model knows it.
-            for number, task in members:
-                path = kept / f"{number}-{piece.start}.npz"
-                if not path.exists():
-                    known = task.card.frontend["mean"], task.card.frontend["std"]
-                    if known not in shown:
-                        own = replace(clips, mean=known[0], std=known[1])
-                        shown[known] = [own.normalised(clips.log_mel(index, hop)) for index in piece]
-                    logits, ms = _timed_logits(task, clips, piece, shown[known], batch_frames, device)
-                    with atomic_path(path) as temporary, temporary.open("wb") as file:
-                        np.savez(file, logits=logits, ms=ms)
-                yield
-
-
-def _timed_logits(
-    task: Task, clips: Clips, piece: range, mels: list[np.ndarray], batch_frames: int, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (clips, c) and each batch's milliseconds per clip, without loading."""
-    found, times = [], []
-    with torch.inference_mode():
-        one = pack([torch.zeros(task.view.seen, mels[0].shape[1])], stretch=[task.view.stretch])
-        task.model(one.to(device), task.size)  # Resized kernels and positions are made once, and not timed.
-        for batch in eval_batches(clips, task.view, batch_frames, piece, mels):
-            batch = batch.to(device)  # noqa: PLW2901
-            started = time.perf_counter()
-            found.append(task.model(batch, task.size).float().cpu())  # Waits for the device.
-            times.append((time.perf_counter() - started) * 1000 / len(batch))
-    return torch.cat(found).numpy(), np.array(times)
 
 
 def _report(

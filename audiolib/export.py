@@ -239,7 +239,9 @@ def export_onnx(model: Classifier, patch: Size | None, out: Path, hop: float = 1
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise AudiolibError("exporting needs onnx and onnxscript: pip install 'audiolib[export]'") from error
+        raise AudiolibError(
+            "exporting needs onnx and onnxscript: pip install -e '.[export]' in audiolib's folder"
+        ) from error
     size = (patch or model.config.patch)[1]
     example = torch.zeros(2, 3 * size + 5, model.config.mel_bins)
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}

@@ -184,7 +184,7 @@ def batches(epoch: Epoch, start: int = 0, processes: int = 0) -> Iterator[Batch]
 
 
 def eval_batches(
-    clips: Clips, view: View, batch_frames: int, own: range | None = None, mels: list[np.ndarray] | None = None
+    clips: Clips, view: View, batch_frames: int, own: Sequence[int] | None = None, mels: list[np.ndarray] | None = None
 ) -> Iterator[Batch]:
     """All clips (or `own`) in order, cut at their end to the view, about `batch_frames` stored frames at a time.
 
@@ -192,17 +192,20 @@ def eval_batches(
     """
     places = own if own is not None else range(len(clips))
     chosen: list[int] = []
-    total = 0
+    made = total = 0
 
     def batch() -> Batch:
-        found = [clips.normalised(clips.log_mel(i, view.hop)) if mels is None else mels[i - places[0]] for i in chosen]
+        if mels is None:
+            found = [clips.normalised(clips.log_mel(index, view.hop)) for index in chosen]
+        else:
+            found = mels[made : made + len(chosen)]
         return shown([view.fit(mel) for mel in found], clips.targets(chosen), [view] * len(chosen))
 
     for index in places:
         frames = view.frames if view.padded else min(view.frames, int(clips.frames[index]))
         if chosen and total + frames > batch_frames:
             yield batch()
-            chosen, total = [], 0
+            made, chosen, total = made + len(chosen), [], 0
         chosen.append(index)
         total += frames
     if chosen:

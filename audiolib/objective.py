@@ -1,5 +1,6 @@
 """What a training step makes small: the loss against targets, and that against a teacher."""
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,18 +14,38 @@ if TYPE_CHECKING:
     from audiolib.config.training import Recipe
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A model that is asked about the clips that another one learns from (knowledge flexification).
+
+    Attributes:
+        model: any classifier of the same classes.
+        patch: its own patch size.
+        scale: with `shift`, what turns the student's log-mel, x, into the teacher's, which may be normalised by other
+            constants: scale x + shift.
+    """
+
+    model: Classifier
+    patch: tuple[int, int]
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """(m, c) float32 logits, outside the graph."""
+        with torch.no_grad():
+            return self.model(replace(batch, mel=batch.mel * self.scale + self.shift), self.patch).float()
+
+
 class Objective:
     """The loss of a recipe.
 
     Args:
         recipe: label smoothing, and how much a teacher weighs.
         multi_label: whether a clip has several labels.
-        teacher: a model that sees the same clips at its own patch size (knowledge flexification); null = none.
+        teacher: null = none.
     """
 
-    def __init__(
-        self, recipe: "Recipe", multi_label: bool, teacher: tuple[Classifier, tuple[int, int]] | None = None
-    ) -> None:
+    def __init__(self, recipe: "Recipe", multi_label: bool, teacher: Teacher | None = None) -> None:
         self.recipe, self.multi_label, self.teacher = recipe, multi_label, teacher
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -36,11 +57,8 @@ class Objective:
         """
         loss = loss_of(logits, batch.target, self.multi_label, self.recipe.label_smoothing)
         if self.teacher is not None and self.recipe.distill is not None:
-            model, patch = self.teacher
-            with torch.no_grad():
-                said = model(batch, patch).float()
             weight = self.recipe.distill.weight
-            apart = distillation_loss(logits, said, self.recipe.distill.temperature, self.multi_label)
+            apart = distillation_loss(logits, self.teacher(batch), self.recipe.distill.temperature, self.multi_label)
             loss = (1 - weight) * loss + weight * apart
         return batch.weight * loss
 

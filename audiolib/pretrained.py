@@ -40,6 +40,10 @@ class Card:
         """The clip length that the model was trained at, the longest where it was trained at several."""
         return float(self.frames * self.frontend["hop_ms"] / 1000)
 
+    def heard(self, frontend: dict[str, Any]) -> dict[str, Any]:
+        """The log-mel settings of a features folder as the model knows them; what it does not know is as there."""
+        return {key: self.frontend.get(key, value) for key, value in frontend.items()}
+
 
 def save_pretrained(model: Classifier, card: Card, folder: Path) -> None:
     """Write a model folder; the config names the sha256 of the weights."""

@@ -13,6 +13,7 @@ from audiolib.files import sha256_file
 from audiolib.job import Job
 from audiolib.models import Classifier, create_model
 from audiolib.models.transfer import transfer
+from audiolib.objective import Teacher
 from audiolib.pretrained import load, load_card
 from audiolib.progress import say
 from audiolib.shards import ShardFolder
@@ -50,11 +51,11 @@ def first_model(job: Job, shards: ShardFolder, frames: int) -> Classifier:
     return model
 
 
-def teacher(job: Job, device: torch.device) -> tuple[Classifier, tuple[int, int]]:
-    """The model that `distill` learns from, and the patch size it is asked at: those of `job.start`.
+def teacher(job: Job, device: torch.device) -> Teacher:
+    """The model that `distill` learns from: that of `job.start`, at its own patch size and normalisation.
 
     Raises:
-        AudiolibError: there is no start, or it is not a model that was trained on these classes.
+        AudiolibError: there is no start, or it is not a model that was trained on these classes and such log-mel.
     """
     if job.start is None or not job.start.is_dir():
         raise AudiolibError(
@@ -64,7 +65,11 @@ def teacher(job: Job, device: torch.device) -> tuple[Classifier, tuple[int, int]
     card, shards = load_card(job.start), ShardFolder(job.features)
     if card.classes != shards.classes:
         raise AudiolibError(f"{job.stage}.distill: {job.start} knows other classes than {job.features}")
-    return model, card.patch
+    if card.heard(shards.frontend) != shards.frontend:
+        raise AudiolibError(f"{job.stage}.distill: {job.start} was trained on other log-mel than {job.features} has")
+    own, theirs = shards.stats, card.frontend
+    shift = (own["mean"] - theirs["mean"]) / (2 * theirs["std"])
+    return Teacher(model, card.patch, own["std"] / theirs["std"], shift)
 
 
 def read_vit(path: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def run_study(
     for asked in runs or []:
         study.run(asked)
     for corpus in corpora or study.corpora:
-        features = _features(corpus)
+        features = features_of(corpus)
         for seed in seeds or study.seeds:
             for run in study.runs:
                 if not runs or run.name in runs:
@@ -157,7 +157,7 @@ def _measure(
     return outcome.rows + [{**own, "metric": metric, "value": value} for metric, value in cost.items()], outcome
 
 
-def _features(corpus: str) -> Path:
+def features_of(corpus: str) -> Path:
     """The log-mel shards of a corpus, made on first use with the settings of params.yaml."""
     data = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus)
     section = read_section(ROOT, "features", FeaturesSection)

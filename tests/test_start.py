@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from timm import create_model as create_vit
 from torch.nn.functional import cross_entropy
 
+from audiolib.batches import pack
 from audiolib.config.training import Distill
+from audiolib.dataset import read_split
 from audiolib.errors import AudiolibError
 from audiolib.objective import distillation_loss
 from audiolib.pretrained import load, load_card, save_pretrained
+from audiolib.start import teacher
 from audiolib.train import fit
 from tests.recipes import TINY, job, phase, recipe
 
@@ -86,6 +90,30 @@ def test_a_teacher_of_other_classes_is_refused(small_features, tmp_path, fixed):
     taught = recipe(distill=Distill(weight=0.5, temperature=2.0))
     with pytest.raises(AudiolibError, match="knows other classes than"):
         fit(job(small_features, tmp_path / "a", start=tmp_path / "other", recipe=taught))
+
+
+def test_a_teacher_hears_clips_normalised_as_it_knows_them(small_features, tmp_path, fixed):
+    """Its own logits of the same sound, although the student's constants are others."""
+    taught = recipe(distill=Distill(weight=0.5, temperature=2.0))
+    model, card = load(fixed), load_card(fixed)
+    mean, std = card.frontend["mean"] - 3, card.frontend["std"] * 2
+    other = replace(card, frontend={**card.frontend, "mean": mean, "std": std})
+    save_pretrained(model, other, tmp_path / "other")
+    guide = teacher(job(small_features, tmp_path, recipe=taught, start=tmp_path / "other"), torch.device("cpu"))
+    clips = read_split(small_features, "test")
+    mels = [clips.held.mel(place)[:64].astype(np.float32) for place in range(4)]
+    wanted = model(pack([torch.from_numpy((mel - mean) / (2 * std)).float() for mel in mels]), card.patch)
+    said = guide(pack([torch.from_numpy(clips.normalised(mel)) for mel in mels]))
+    torch.testing.assert_close(said, wanted.detach(), atol=1e-5, rtol=1e-5)
+    assert not said.requires_grad
+
+
+def test_a_teacher_of_other_log_mel_is_refused(small_features, tmp_path, fixed):
+    card = load_card(fixed)
+    save_pretrained(load(fixed), replace(card, frontend={**card.frontend, "hop_ms": 5.0}), tmp_path / "other")
+    taught = recipe(distill=Distill(weight=0.5, temperature=2.0))
+    with pytest.raises(AudiolibError, match="trained on other log-mel"):
+        fit(job(small_features, tmp_path / "a", recipe=taught, start=tmp_path / "other"))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from audiolib.models.positions import LAYOUTS, Axis, Places, Size
-from audiolib.models.resize import Resize, kernel_matrix
+from audiolib.models.resize import Resize, kernel_matrix_for
 
 Starts = tuple[int, ...]  # first frame, or band, of each patch
 
@@ -74,7 +74,7 @@ class PatchEmbed(nn.Module):
         weight = self.weight
         for axis in (0, 1):
             if patch[axis] != self.patch[axis]:
-                matrix = kernel_matrix(self.patch[axis], patch[axis], self.resize).to(weight)
+                matrix = kernel_matrix_for(weight, self.patch[axis], patch[axis], self.resize)
                 weight = torch.einsum("po,dot->dpt" if axis == 0 else "po,dfo->dfp", matrix, weight)
         return weight
 

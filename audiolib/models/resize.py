@@ -43,3 +43,16 @@ def kernel_matrix(old: int, new: int, resize: Resize) -> Tensor:
     matrix = resize_matrix(old, new, resize.mode, resize.antialias)
     with torch.inference_mode(False):
         return torch.linalg.pinv(matrix.T) if resize.method == "pseudo_inverse" else matrix
+
+
+def kernel_matrix_for(weight: Tensor, old: int, new: int, resize: Resize) -> Tensor:
+    """`kernel_matrix` in the dtype and on the device of a weight; it is copied there once, not at every step."""
+    if torch.compiler.is_compiling():  # A traced tensor must not stay behind in a cache.
+        return kernel_matrix(old, new, resize).to(weight)
+    return _kernel_matrix_on(weight.device, weight.dtype, old, new, resize)
+
+
+@lru_cache(maxsize=1024)
+def _kernel_matrix_on(device: torch.device, dtype: torch.dtype, old: int, new: int, resize: Resize) -> Tensor:
+    with torch.inference_mode(False):
+        return kernel_matrix(old, new, resize).to(device, dtype)

@@ -8,7 +8,7 @@ from timm.layers.patch_embed import resample_patch_embed
 from audiolib.batches import pack
 from audiolib.models.patch import PatchEmbed
 from audiolib.models.positions import Places, centre_matrix
-from audiolib.models.resize import Resize, kernel_matrix, resize_matrix
+from audiolib.models.resize import Resize, _kernel_matrix_on, kernel_matrix, resize_matrix
 
 SIZES = [(16, 16), (8, 8), (10, 12), (24, 16), (16, 48), (30, 30)]
 
@@ -204,7 +204,8 @@ def test_gradients_reach_kernel_and_grid_through_every_resize():
 
 
 def test_a_matrix_made_in_inference_mode_can_be_trained_through():
-    kernel_matrix.cache_clear(), resize_matrix.cache_clear(), centre_matrix.cache_clear()
+    for cached in (kernel_matrix, resize_matrix, centre_matrix, _kernel_matrix_on):
+        cached.cache_clear()
     layer = embed(positions="centre")
     with torch.inference_mode():
         layer(mel(96), (96,), (1.0,), (11, 11))

@@ -1,0 +1,127 @@
+"""One pass of a sweep over the clips: what every model says of every clip at every cell.
+
+Clips are read, and turned into log-mel at a foreign hop, once for all cells that share the hop. A clip that a model saw
+whole and unpadded is not asked about again at greater lengths: it would see the same.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from audiolib.batches import pack
+from audiolib.dataset import Clips
+from audiolib.files import atomic_path
+from audiolib.grid import Cell, Size, Trained
+from audiolib.loader import eval_batches
+from audiolib.models import Classifier
+from audiolib.pretrained import Card
+from audiolib.views import View
+
+# Frames of log-mel that are held at a time, at the hop of a pass: 128 MiB of 128 bands.
+PIECE_FRAMES = 2**18
+
+
+@dataclass(frozen=True)
+class Task:
+    """One model at one cell."""
+
+    entry: Trained
+    cell: Cell
+    view: View
+    model: Classifier
+    card: Card
+
+    @property
+    def size(self) -> Size:
+        """Patch size in frames that the model sees."""
+        return self.cell.patch
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a model said of the clips of a piece: logits (clips, c), and milliseconds per frame that it saw."""
+
+    view: View
+    logits: np.ndarray
+    frame_ms: np.ndarray
+
+
+def pieces_of(clips: Clips) -> list[range]:
+    """Runs of clips of about `PIECE_FRAMES` frames."""
+    pieces, first, held = [], 0, 0
+    for place, frames in enumerate(clips.frames.tolist()):
+        if held and held + frames > PIECE_FRAMES:
+            pieces.append(range(first, place))
+            first, held = place, 0
+        held += frames
+    return [*pieces, range(first, len(clips))]
+
+
+def ask(
+    tasks: list[Task], clips: Clips, pieces: list[range], batch_frames: int, device: torch.device, kept: Path
+) -> Iterator[None]:
+    """Leave logits and times of every task and piece in a file; yield after each."""
+    numbered = sorted(enumerate(tasks), key=lambda item: (item[1].view.hop, item[1].view.frames))
+    for hop, group in groupby(numbered, key=lambda item: item[1].view.hop):
+        members = list(group)
+        for piece in pieces:
+            shown: dict[tuple[float, float], list[np.ndarray]] = {}  # By mean and deviation: as each model knows it.
+            shorter: dict[tuple[Trained, Size], Found] = {}
+            for number, task in members:
+                path = kept / f"{number}-{piece.start}.npz"
+                if not path.exists():
+                    known = task.card.frontend["mean"], task.card.frontend["std"]
+                    if known not in shown:
+                        own = replace(clips, mean=known[0], std=known[1])
+                        shown[known] = [own.normalised(clips.log_mel(index, hop)) for index in piece]
+                    before = shorter.get((task.entry, task.size))
+                    result = _result(task, clips, piece, shown[known], before, batch_frames, device)
+                    with atomic_path(path) as temporary, temporary.open("wb") as file:
+                        np.savez(file, logits=result.logits, frame_ms=result.frame_ms)
+                if not task.view.padded:
+                    with np.load(path) as told:
+                        shorter[task.entry, task.size] = Found(task.view, told["logits"], told["frame_ms"])
+                yield
+
+
+def _result(
+    task: Task,
+    clips: Clips,
+    piece: range,
+    mels: list[np.ndarray],
+    before: Found | None,
+    batch_frames: int,
+    device: torch.device,
+) -> Found:
+    """What a model says of each clip; of those that it saw whole at a shorter length (`before`), what it said then."""
+    cut = [before is None or len(mel) > before.view.fetched for mel in mels]
+    asked = [place for place, new in zip(piece, cut, strict=True) if new]
+    result = Found(task.view, np.empty((len(piece), len(task.card.classes)), np.float32), np.empty(len(piece)))
+    if before is not None:
+        result.logits[:], result.frame_ms[:] = before.logits, before.frame_ms
+    if asked:
+        own = [mel for mel, new in zip(mels, cut, strict=True) if new]
+        result.logits[cut], result.frame_ms[cut] = _timed_logits(task, clips, asked, own, batch_frames, device)
+    return result
+
+
+def _timed_logits(
+    task: Task, clips: Clips, places: Sequence[int], mels: list[np.ndarray], batch_frames: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (clips, c), and of each clip the milliseconds per frame that its batch took, without loading."""
+    found, times = [], []
+    with torch.inference_mode():
+        one = pack([torch.zeros(task.view.seen, mels[0].shape[1])], stretch=[task.view.stretch])
+        task.model(one.to(device), task.size)  # Resized kernels and positions are made once, and not timed.
+        for batch in eval_batches(clips, task.view, batch_frames, places, mels):
+            batch = batch.to(device)  # noqa: PLW2901
+            started = time.perf_counter()
+            found.append(task.model(batch, task.size).float().cpu())  # Waits for the device.
+            taken = (time.perf_counter() - started) * 1000 / sum(batch.lengths)
+            times += [taken] * len(batch)
+    return torch.cat(found).numpy(), np.array(times)
