@@ -32,12 +32,26 @@ def _seen(clips: Clips, view: View) -> list[int]:
     return [replace(view, frames=n).seen for n in frames]
 
 
-def clip_memory(model: Classifier, frames: int, stretch: float, size: Size, device: torch.device) -> float:
-    """MiB of tensors that classifying one clip of `frames` frames takes at its peak, beside the weights."""
-    batch = pack([torch.zeros(frames, model.config.mel_bins)], stretch=[stretch]).to(device)
-    with torch.inference_mode():
-        model(batch, size)  # Resized kernels and positions are made, and workspaces taken, once.
-        return peak_memory(lambda: model(batch, size), device)
+class ClipMemory:
+    """MiB of tensors that classifying one clip takes at its peak, beside the weights; each shape is measured once.
+
+    Args:
+        device: where the models are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.known: dict[tuple[Classifier, int, Size], float] = {}
+
+    def mib(self, model: Classifier, frames: int, size: Size) -> float:
+        """Of a clip of `frames` frames as the model sees them, in patches of `size`."""
+        shape = model, frames, size
+        if shape not in self.known:
+            batch = pack([torch.zeros(frames, model.config.mel_bins)]).to(self.device)
+            with torch.inference_mode():
+                model(batch, size)  # Resized kernels and positions are made, and workspaces taken, once.
+                self.known[shape] = peak_memory(lambda: model(batch, size), self.device)
+        return self.known[shape]
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> float:

@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 import torch
 
-from audiolib.costs import clip_memory, mean_cost, mean_frames
+from audiolib.costs import ClipMemory, mean_cost, mean_frames
 from audiolib.dataset import Clips, read_split
 from audiolib.errors import AudiolibError
 from audiolib.files import code_digest, digest, scratch_folder, sha256_file
 from audiolib.grid import Grid, Size, Trained, view_of
-from audiolib.intervals import d_prime_interval, map_interval, wilson_interval
+from audiolib.intervals import ranking_intervals, wilson_interval
 from audiolib.metrics import accuracy, clip_scores, d_prime, mean_average_precision
 from audiolib.predict import pick_device
 from audiolib.pretrained import load, load_card
@@ -86,7 +86,8 @@ def sweep(
     kept = (scratch or scratch_folder(ROOT)) / "sweeps" / _fingerprint(trained, features, grid, where)
     kept.mkdir(parents=True, exist_ok=True)
     pieces = pieces_of(clips)
-    work = ask(tasks, clips, pieces, grid.batch_frames, where, kept)
+    memory = ClipMemory(where)
+    work = ask(tasks, clips, pieces, grid.batch_frames, memory, kept)
     for _ in track(work, "evaluate", total=len(tasks) * len(pieces), unit="cell"):
         pass
     found = Outcome([], [], [], kept)
@@ -95,7 +96,7 @@ def sweep(
         logits = np.concatenate([part["logits"] for part in parts])
         # The median holds against a batch that the machine held up.
         ms = float(np.median(np.concatenate([part["frame_ms"] for part in parts]))) * mean_frames(clips, task.view)
-        _report(task, clips, grid, {**common, "ms": ms}, logits, where, found)
+        _report(task, clips, grid, {**common, "ms": ms}, logits, memory, found)
     return found
 
 
@@ -133,7 +134,7 @@ def _report(
     grid: Grid,
     common: dict[str, Any],
     logits: np.ndarray,
-    device: torch.device,
+    memory: ClipMemory,
     found: Outcome,
 ) -> None:
     """Add what a cell's logits tell to an outcome."""
@@ -154,7 +155,7 @@ def _report(
         "n": len(clips),
         "tokens": tokens,
         "gmac": gmac,
-        "mib": clip_memory(task.model, view.seen, view.stretch, size, device),
+        "mib": memory.mib(task.model, view.seen, size),
     }
     found.rows.extend({**told, **measured} for measured in measure(logits, clips.target, card.multi_label))
     scores = {"id": clips.ids, "score": clip_scores(logits, clips.target, card.multi_label)}
@@ -186,6 +187,7 @@ def measure(logits: np.ndarray, target: np.ndarray, multi_label: bool) -> list[d
     if not multi_label:
         share = accuracy(logits, target)
         add("accuracy", share, wilson_interval(share, len(target)))
-    add("map", mean_average_precision(logits, target), map_interval(logits, target))
-    add("d_prime", d_prime(logits, target), d_prime_interval(logits, target))
+    precision, area = ranking_intervals(logits, target)
+    add("map", mean_average_precision(logits, target), precision)
+    add("d_prime", d_prime(logits, target), area)
     return found

@@ -1,7 +1,6 @@
 """95 % intervals: of a share by Wilson's formula, of other metrics and of differences by resampling clips."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -21,45 +20,41 @@ def wilson_interval(share: float, count: int, confidence: float = 0.95) -> tuple
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
-def map_interval(scores: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Of the mean average precision; scores and target are (clips, c)."""
-    low, high = _resampled(_average_precisions, scores, target, lambda mean: mean)
-    return max(0.0, low), min(1.0, high)
-
-
-def d_prime_interval(scores: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Of d-prime, which grows with the mean area under the ROC curve."""
-    normal = NormalDist()
-    return _resampled(
-        _areas, scores, target, lambda mean: math.sqrt(2) * normal.inv_cdf(min(max(mean, 1e-6), 1 - 1e-6))
-    )
-
-
-def _resampled(
-    metric: Callable[..., np.ndarray], scores: np.ndarray, target: np.ndarray, scale: Callable[[float], float]
-) -> tuple[float, float]:
-    """Percentiles of a mean over classes, when clips are drawn anew with replacement `RESAMPLES` times.
+def ranking_intervals(scores: np.ndarray, target: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Of the mean average precision, and of d-prime: percentiles when clips are drawn anew `RESAMPLES` times.
 
     Classes that a drawing leaves without a clip, or without any other, do not count in it. A clip that is drawn twice
     stands in two ranks next to one another, which lifts the precision of rare classes in every drawing: the drawings
     are moved so that their mean is the value itself.
+
+    Args:
+        scores: (clips, c).
+        target: (clips, c), 1 for each class that a clip has.
     """
     clips = len(scores)
     drawn = rng(0, "intervals").multinomial(clips, np.full(clips, 1 / clips), RESAMPLES)
     weights = np.vstack([np.ones(clips, drawn.dtype), drawn])  # (1 + r, clips): the clips as they are come first.
-    total, counted = np.zeros(len(weights)), np.zeros(len(weights))
+    total, counted = np.zeros((2, len(weights))), np.zeros(len(weights))
     for column in range(target.shape[1]):
         relevant = target[:, column] > 0.5
-        if not 0 < relevant.sum() < clips:
-            continue
-        values = metric(scores[:, column], relevant, weights)
-        known = np.isfinite(values)
-        total[known] += values[known]
-        counted += known
+        if 0 < relevant.sum() < clips:
+            hits, misses = _runs(scores[:, column], relevant, weights)
+            known = (hits[:, -1] > 0) & (misses[:, -1] > 0)
+            counted += known
+            total[0, known] += _average_precisions(hits[known], misses[known])
+            total[1, known] += _areas(hits[known], misses[known])
     if not counted[0]:
-        return math.nan, math.nan
-    value, *others = [scale(float(mean)) for mean in total[counted > 0] / counted[counted > 0]]
-    low, high = np.percentile(others, [2.5, 97.5]) + (value - np.mean(others))
+        return (math.nan, math.nan), (math.nan, math.nan)
+    means = total[:, counted > 0] / counted[counted > 0]
+    low, high = _around(means[0])
+    normal = NormalDist()
+    areas = np.clip(means[1], 1e-6, 1 - 1e-6)
+    return (max(0.0, low), min(1.0, high)), _around(math.sqrt(2) * np.array([normal.inv_cdf(area) for area in areas]))
+
+
+def _around(values: np.ndarray) -> tuple[float, float]:
+    """The interval around the first value that the others, of the drawings, give."""
+    low, high = np.percentile(values[1:], [2.5, 97.5]) + (values[0] - values[1:].mean())
     return float(low), float(high)
 
 
@@ -69,24 +64,22 @@ def _runs(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray) -> tupl
     """
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    sorted_weights, hit = weights[:, order], relevant[order]
-    return np.cumsum(sorted_weights * hit, 1)[:, last], np.cumsum(sorted_weights * ~hit, 1)[:, last]
+    sorted_weights = weights[:, order]
+    hits = np.cumsum(sorted_weights * relevant[order], 1)[:, last]
+    return hits, np.cumsum(sorted_weights, 1)[:, last] - hits
 
 
-def _average_precisions(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _average_precisions(hits: np.ndarray, misses: np.ndarray) -> np.ndarray:
     """(r,) average precision of one class for each weighting of the clips."""
-    hits, misses = _runs(scores, relevant, weights)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):  # The best clip may not have been drawn.
         precision = np.nan_to_num(hits / (hits + misses))
-        return (precision * np.diff(hits, prepend=0, axis=1)).sum(1) / hits[:, -1]
+    return (precision * np.diff(hits, prepend=0, axis=1)).sum(1) / hits[:, -1]
 
 
-def _areas(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _areas(hits: np.ndarray, misses: np.ndarray) -> np.ndarray:
     """(r,) area under the ROC curve of one class for each weighting of the clips."""
-    hits, misses = _runs(scores, relevant, weights)
     middle = hits - np.diff(hits, prepend=0, axis=1) / 2  # A tie counts half.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (middle * np.diff(misses, prepend=0, axis=1)).sum(1) / (hits[:, -1] * misses[:, -1])
+    return (middle * np.diff(misses, prepend=0, axis=1)).sum(1) / (hits[:, -1] * misses[:, -1])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from audiolib.batches import pack
+from audiolib.costs import ClipMemory
 from audiolib.dataset import Clips
 from audiolib.files import atomic_path
 from audiolib.grid import Cell, Size, Trained
@@ -63,7 +63,7 @@ def pieces_of(clips: Clips) -> list[range]:
 
 
 def ask(
-    tasks: list[Task], clips: Clips, pieces: list[range], batch_frames: int, device: torch.device, kept: Path
+    tasks: list[Task], clips: Clips, pieces: list[range], batch_frames: int, memory: ClipMemory, kept: Path
 ) -> Iterator[None]:
     """Leave logits and times of every task and piece in a file; yield after each."""
     numbered = sorted(enumerate(tasks), key=lambda item: (item[1].view.hop, item[1].view.frames))
@@ -80,7 +80,7 @@ def ask(
                         own = replace(clips, mean=known[0], std=known[1])
                         shown[known] = [own.normalised(clips.log_mel(index, hop)) for index in piece]
                     before = shorter.get((task.entry, task.size))
-                    result = _result(task, clips, piece, shown[known], before, batch_frames, device)
+                    result = _result(task, clips, piece, shown[known], before, batch_frames, memory)
                     with atomic_path(path) as temporary, temporary.open("wb") as file:
                         np.savez(file, logits=result.logits, frame_ms=result.frame_ms)
                 if not task.view.padded:
@@ -96,7 +96,7 @@ def _result(
     mels: list[np.ndarray],
     before: Found | None,
     batch_frames: int,
-    device: torch.device,
+    memory: ClipMemory,
 ) -> Found:
     """What a model says of each clip; of those that it saw whole at a shorter length (`before`), what it said then."""
     cut = [before is None or len(mel) > before.view.fetched for mel in mels]
@@ -106,22 +106,24 @@ def _result(
         result.logits[:], result.frame_ms[:] = before.logits, before.frame_ms
     if asked:
         own = [mel for mel, new in zip(mels, cut, strict=True) if new]
-        result.logits[cut], result.frame_ms[cut] = _timed_logits(task, clips, asked, own, batch_frames, device)
+        result.logits[cut], result.frame_ms[cut] = _timed_logits(task, clips, asked, own, batch_frames, memory)
     return result
 
 
 def _timed_logits(
-    task: Task, clips: Clips, places: Sequence[int], mels: list[np.ndarray], batch_frames: int, device: torch.device
+    task: Task, clips: Clips, places: Sequence[int], mels: list[np.ndarray], batch_frames: int, memory: ClipMemory
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits (clips, c), and of each clip the milliseconds per frame that its batch took, without loading."""
+    order = np.argsort([len(mel) for mel in mels], kind="stable")  # Attention takes clips of equal length in one call.
+    sorted_places, sorted_mels = [places[n] for n in order], [mels[n] for n in order]
     found, times = [], []
+    memory.mib(task.model, task.view.seen, task.size)  # Resized kernels and positions are made by this, and not timed.
     with torch.inference_mode():
-        one = pack([torch.zeros(task.view.seen, mels[0].shape[1])], stretch=[task.view.stretch])
-        task.model(one.to(device), task.size)  # Resized kernels and positions are made once, and not timed.
-        for batch in eval_batches(clips, task.view, batch_frames, places, mels):
-            batch = batch.to(device)  # noqa: PLW2901
+        for batch in eval_batches(clips, task.view, batch_frames, sorted_places, sorted_mels):
+            batch = batch.to(memory.device)  # noqa: PLW2901
             started = time.perf_counter()
             found.append(task.model(batch, task.size).float().cpu())  # Waits for the device.
             taken = (time.perf_counter() - started) * 1000 / sum(batch.lengths)
             times += [taken] * len(batch)
-    return torch.cat(found).numpy(), np.array(times)
+    back = np.argsort(order)
+    return torch.cat(found).numpy()[back], np.array(times)[back]

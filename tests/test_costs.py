@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from audiolib.costs import clip_memory, peak_memory
+from audiolib.costs import ClipMemory, peak_memory
 from audiolib.models import create_model
 
 CPU = torch.device("cpu")
@@ -26,15 +26,15 @@ def test_attention_takes_more_than_linear_memory_of_tokens_and_a_scan_takes_line
     frames, double = 2048, 4096
     scan = create_model("aum_nano", num_classes=4, frames=128).eval()
     scan.use_kernels(attention="auto", scan="auto")
-    taken = [clip_memory(scan, length, 1.0, (16, 16), CPU) for length in (frames, double)]
+    taken = [ClipMemory(CPU).mib(scan, length, (16, 16)) for length in (frames, double)]
     assert taken[1] / taken[0] == pytest.approx(2, rel=0.1)
     plain = create_model("ast_nano", num_classes=4, frames=128).eval()
     plain.use_kernels(attention="naive", scan="auto")
-    taken = [clip_memory(plain, length, 1.0, (16, 16), CPU) for length in (frames, double)]
+    taken = [ClipMemory(CPU).mib(plain, length, (16, 16)) for length in (frames, double)]
     assert taken[1] / taken[0] > 3
 
 
 def test_memory_is_the_same_in_every_run_and_grows_as_a_patch_shrinks():
     model = create_model("flexi_tiny", num_classes=4, frames=128).eval()
-    first, again, small = (clip_memory(model, 128, 1.0, size, CPU) for size in ((16, 16), (16, 16), (8, 8)))
+    first, again, small = (ClipMemory(CPU).mib(model, 128, size) for size in ((16, 16), (16, 16), (8, 8)))
     assert first == again < small
