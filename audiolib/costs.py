@@ -17,17 +17,13 @@ Size = tuple[int, int]
 
 def mean_cost(model: Classifier, clips: Clips, view: View, size: Size) -> tuple[float, float]:
     """Tokens, and 10^9 multiply-accumulates: means over the clips, each as long as it is shown."""
-    shown = Counter(_seen(clips, view))
+    shown = Counter(seen_frames(clips, view))
     tokens = sum(count * model.tokens(seen, size) for seen, count in shown.items()) / len(clips)
     return tokens, sum(count * model.macs(seen, size) for seen, count in shown.items()) / len(clips) / 1e9
 
 
-def mean_frames(clips: Clips, view: View) -> float:
-    """Frames that a model sees of a clip: the mean."""
-    return sum(_seen(clips, view)) / len(clips)
-
-
-def _seen(clips: Clips, view: View) -> list[int]:
+def seen_frames(clips: Clips, view: View) -> list[int]:
+    """Frames that a model sees of each clip."""
     frames = [view.frames if view.padded else min(view.frames, own) for own in clips.frames.tolist()]
     return [replace(view, frames=n).seen for n in frames]
 

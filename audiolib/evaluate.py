@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from audiolib.costs import ClipMemory, mean_cost, mean_frames
+from audiolib.costs import ClipMemory, mean_cost, seen_frames
 from audiolib.dataset import Clips, read_split
 from audiolib.errors import AudiolibError
 from audiolib.files import code_digest, digest, scratch_folder, sha256_file
@@ -94,8 +94,8 @@ def sweep(
     for number, task in enumerate(tasks):
         parts = [np.load(kept / f"{number}-{piece.start}.npz") for piece in pieces]
         logits = np.concatenate([part["logits"] for part in parts])
-        # The median holds against a batch that the machine held up.
-        ms = float(np.median(np.concatenate([part["frame_ms"] for part in parts]))) * mean_frames(clips, task.view)
+        frame_ms = np.concatenate([part["frame_ms"] for part in parts])
+        ms = _mean_ms(np.array(seen_frames(clips, task.view)), frame_ms)
         _report(task, clips, grid, {**common, "ms": ms}, logits, memory, found)
     return found
 
@@ -126,6 +126,20 @@ def _fingerprint(trained: list[Trained], features: Path, grid: Grid, device: tor
     weights = [(entry.name, entry.stage, sha256_file(entry.folder / "config.json")) for entry in trained]
     code = code_digest(Path(__file__).parent, ("*.py", "models/*.py", "kernels/*/*.py"))
     return digest([weights, sha256_file(features / "index.json"), asdict(grid), str(device), code])
+
+
+def _mean_ms(frames: np.ndarray, frame_ms: np.ndarray) -> float:
+    """Milliseconds a clip: the mean, in which clips of equal length count as their median.
+
+    The median holds against a batch that the machine held up.
+
+    Args:
+        frames: (clips,) that the model sees of each.
+        frame_ms: (clips,) milliseconds per frame of the batch that each was in.
+    """
+    lengths, counts = np.unique(frames, return_counts=True)
+    typical = [float(np.median(frame_ms[frames == length])) for length in lengths]
+    return float((lengths * counts) @ typical) / len(frames)
 
 
 def _report(

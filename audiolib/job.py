@@ -67,7 +67,7 @@ _CODE = (
 
 
 def fingerprint(job: Job, start_digest: str | None) -> dict[str, Any]:
-    """All that decides a training's result; `start_digest` is the hash of the weights it begins with."""
+    """All that decides a training's result; `start_digest` is the hash of the model it begins with."""
     return {
         "stage": job.stage,
         "recipe": job.recipe.model_dump(mode="json"),

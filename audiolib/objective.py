@@ -32,8 +32,10 @@ class Teacher:
 
     def __call__(self, batch: Batch) -> Tensor:
         """(m, c) float32 logits, outside the graph."""
+        # Padding and masks, which are 0 for the student, are 0 for a teacher too.
+        mel = torch.where(batch.mel == 0, 0.0, batch.mel * self.scale + self.shift)
         with torch.no_grad():
-            return self.model(replace(batch, mel=batch.mel * self.scale + self.shift), self.patch).float()
+            return self.model(replace(batch, mel=mel), self.patch).float()
 
 
 class Objective:

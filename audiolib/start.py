@@ -88,10 +88,10 @@ def read_vit(path: Path) -> dict[str, Any]:
 
 
 def start_digest(start: Path | None) -> str | None:
-    """A hash of the weights that a training starts from."""
+    """A hash of what a training starts from: a file of weights, or a card, which names the hash of its weights."""
     if start is None:
         return None
     try:
-        return sha256_file(start / "model.safetensors" if start.is_dir() else start)
+        return sha256_file(start / "config.json" if start.is_dir() else start)
     except OSError as error:
         raise AudiolibError(f"cannot start from {start}: {error.strerror}") from error

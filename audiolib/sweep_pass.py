@@ -41,6 +41,11 @@ class Task:
         """Patch size in frames that the model sees."""
         return self.cell.patch
 
+    @property
+    def series(self) -> tuple[Trained, Size, int, str]:
+        """What is alike, beside the hop, in tasks that differ by nothing but the clip length."""
+        return self.entry, self.size, self.view.pool, self.view.pooling
+
 
 @dataclass(frozen=True)
 class Found:
@@ -71,7 +76,7 @@ def ask(
         members = list(group)
         for piece in pieces:
             shown: dict[tuple[float, float], list[np.ndarray]] = {}  # By mean and deviation: as each model knows it.
-            shorter: dict[tuple[Trained, Size], Found] = {}
+            shorter: dict[tuple[Trained, Size, int, str], Found] = {}
             for number, task in members:
                 path = kept / f"{number}-{piece.start}.npz"
                 if not path.exists():
@@ -79,13 +84,13 @@ def ask(
                     if known not in shown:
                         own = replace(clips, mean=known[0], std=known[1])
                         shown[known] = [own.normalised(clips.log_mel(index, hop)) for index in piece]
-                    before = shorter.get((task.entry, task.size))
+                    before = shorter.get(task.series)
                     result = _result(task, clips, piece, shown[known], before, batch_frames, memory)
                     with atomic_path(path) as temporary, temporary.open("wb") as file:
                         np.savez(file, logits=result.logits, frame_ms=result.frame_ms)
                 if not task.view.padded:
                     with np.load(path) as told:
-                        shorter[task.entry, task.size] = Found(task.view, told["logits"], told["frame_ms"])
+                        shorter[task.series] = Found(task.view, told["logits"], told["frame_ms"])
                 yield
 
 
@@ -117,7 +122,7 @@ def _timed_logits(
     order = np.argsort([len(mel) for mel in mels], kind="stable")  # Attention takes clips of equal length in one call.
     sorted_places, sorted_mels = [places[n] for n in order], [mels[n] for n in order]
     found, times = [], []
-    memory.mib(task.model, task.view.seen, task.size)  # Resized kernels and positions are made by this, and not timed.
+    memory.mib(task.model, task.view.seen, task.size)  # Kernels are resized, and workspaces taken, before time counts.
     with torch.inference_mode():
         for batch in eval_batches(clips, task.view, batch_frames, sorted_places, sorted_mels):
             batch = batch.to(memory.device)  # noqa: PLW2901

@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from polars.testing import assert_frame_equal
 
 from audiolib.batches import pack
 from audiolib.config.evaluation import EvaluatePreset
@@ -17,7 +16,6 @@ from audiolib.dataset import read_split
 from audiolib.errors import AudiolibError
 from audiolib.evaluate import sweep
 from audiolib.grid import Cell, Grid, Trained, grid_of, run_columns, trained_name, view_of
-from audiolib.models import create_model
 from audiolib.pretrained import Card, load, load_card, save_pretrained
 from audiolib.results import (
     Home,
@@ -31,7 +29,6 @@ from audiolib.results import (
     table,
     write_outcome,
 )
-from audiolib.shards import ShardFolder
 from audiolib.train import fit
 from audiolib.views import View
 from tests.conftest import ROOT
@@ -258,38 +255,6 @@ def test_an_interrupted_sweep_goes_on_where_it_was(trained, small_features, tmp_
     without_time = [key for key in table(whole.rows).columns if key != "ms"]
     assert table(again.rows).select(without_time).equals(table(whole.rows).select(without_time))
     assert pl.concat(again.scores).equals(pl.concat(whole.scores))
-
-
-@pytest.mark.parametrize("hop_ms", [None, 14.0])
-def test_a_clip_that_was_seen_whole_is_not_asked_again(small_features, tmp_path, monkeypatch, hop_ms):
-    """An unpadded model sees the same of a clip at all lengths beyond its own; what it said is carried over."""
-    clips, shards = read_split(small_features, "test"), ShardFolder(small_features)
-    model = create_model("elastic_nano", len(shards.classes), frames=64, width=24, depth=1, heads=2)
-    torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
-    frontend = {**shards.frontend, "mean": clips.mean, "std": clips.std}
-    card = Card(shards.classes, False, frontend, (16, 16), 64, 1, "none", padded=False)
-    save_pretrained(model, card, tmp_path / "m")
-    lengths = np.quantile(clips.frames, [0, 0.3, 0.7, 1]).astype(int)
-    cells = [Cell((16, 16), float(n) / 100, hop_ms) for n in (lengths[2], lengths[0], lengths[3] + 9, lengths[1])]
-    asked = []
-
-    def counts(task, clips, places, *rest):
-        asked.append(len(places))
-        return real(task, clips, places, *rest)
-
-    from audiolib.sweep_pass import _timed_logits as real
-
-    monkeypatch.setattr("audiolib.sweep_pass._timed_logits", counts)
-    entry = Trained(tmp_path / "m", "finetune", "elastic")
-    found = sweep([entry], small_features, Grid("test", cells, 9.0), {}, scratch=tmp_path)
-    assert asked[0] == len(clips) > asked[1] > asked[2] > 0, "fewer clips at each greater length"
-    assert len(asked) == 3 or asked[3] < asked[2]
-    alone = [sweep([entry], small_features, Grid("test", [cell], 9.0), {}, scratch=tmp_path) for cell in cells]
-    for number, one in enumerate(alone):
-        single, same = table(one.rows), table(found.rows[3 * number : 3 * number + 3])
-        assert_frame_equal(single.drop("ms"), same.drop("ms"), abs_tol=1e-6)
-        assert_frame_equal(one.scores[0], found.scores[number], abs_tol=1e-6)
-    assert min(row["ms"] for row in found.rows) > 0
 
 
 def test_scores_of_clips_are_those_behind_each_cell(outcome):

@@ -68,10 +68,12 @@ def test_scores_of_clips_are_scikit_learns_label_ranking(decimals):
 
 @pytest.mark.parametrize("place, metric", [(0, mean_average_precision), (1, d_prime)])
 @pytest.mark.parametrize("decimals", [16, 1])
-def test_intervals_are_those_of_a_plain_bootstrap(place, metric, decimals):
+@pytest.mark.parametrize("count", [200, 20])  # Of twenty clips some drawings leave a class without any, or with all.
+def test_intervals_are_those_of_a_plain_bootstrap(place, metric, decimals, count):
     """The same drawings, each clip as many times as it was drawn, by the plain metric; around the value itself."""
-    scores, target = multi_label(4, decimals)
-    drawn = rng(0, "intervals").multinomial(200, np.full(200, 1 / 200), RESAMPLES)
+    scores, target = (values[:count] for values in multi_label(4, decimals))
+    target[:, 0] = np.arange(count) > 0
+    drawn = rng(0, "intervals").multinomial(count, np.full(count, 1 / count), RESAMPLES)
     values = [metric(scores.repeat(counts, 0), target.repeat(counts, 0)) for counts in drawn]
     moved = np.percentile(values, [2.5, 97.5]) + metric(scores, target) - np.mean(values)
     assert ranking_intervals(scores, target)[place] == pytest.approx(moved, abs=1e-9)

@@ -47,7 +47,7 @@ def kernel_matrix(old: int, new: int, resize: Resize) -> Tensor:
 
 def kernel_matrix_for(weight: Tensor, old: int, new: int, resize: Resize) -> Tensor:
     """`kernel_matrix` in the dtype and on the device of a weight; it is copied there once, not at every step."""
-    if torch.compiler.is_compiling():  # A traced tensor must not stay behind in a cache.
+    if torch.compiler.is_compiling():  # A traced tensor must not become the one for a device.
         return kernel_matrix(old, new, resize).to(weight)
     return _kernel_matrix_on(weight.device, weight.dtype, old, new, resize)
 
