@@ -25,7 +25,8 @@ def mean_cost(model: Classifier, clips: Clips, view: View, size: Size) -> tuple[
 def seen_frames(clips: Clips, view: View) -> list[int]:
     """Frames that a model sees of each clip."""
     frames = [view.frames if view.padded else min(view.frames, own) for own in clips.frames.tolist()]
-    return [replace(view, frames=n).seen for n in frames]
+    seen = {n: replace(view, frames=n).seen for n in set(frames)}
+    return [seen[n] for n in frames]
 
 
 class ClipMemory:
@@ -38,6 +39,7 @@ class ClipMemory:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.known: dict[tuple[Classifier, int, Size], float] = {}
+        self.warm: set[tuple[Classifier, Size]] = set()
 
     def mib(self, model: Classifier, frames: int, size: Size) -> float:
         """Of a clip of `frames` frames as the model sees them, in patches of `size`."""
@@ -45,7 +47,9 @@ class ClipMemory:
         if shape not in self.known:
             batch = pack([torch.zeros(frames, model.config.mel_bins)]).to(self.device)
             with torch.inference_mode():
-                model(batch, size)  # Resized kernels and positions are made, and workspaces taken, once.
+                if (model, size) not in self.warm:  # Resized kernels are made, and workspaces taken, once.
+                    model(batch, size)
+                    self.warm.add((model, size))
                 self.known[shape] = peak_memory(lambda: model(batch, size), self.device)
         return self.known[shape]
 
