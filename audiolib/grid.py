@@ -89,7 +89,9 @@ def view_of(card: Card, cell: Cell) -> View:
 
 
 def trained_name(preset: dict[str, Any], stage: str) -> str:
-    """What a stage has trained, as result rows call it: `ast-p16` for one patch size, `flexi` for several."""
+    """What a stage has trained: `ast-p16` for one patch size, `flexi` for several, `any` for several in packs."""
     family = preset["architecture"]["name"].split("_")[0]
     sizes = preset[stage]["patch_sizes"]
+    if family == "elastic" and len(sizes) > 1:
+        return "any"
     return f"ast-{patch_name(*as_size(sizes[0]))}" if len(sizes) == 1 and family in ("ast", "flexi") else family

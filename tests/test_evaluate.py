@@ -126,6 +126,8 @@ def test_the_home_cell_is_measured_even_if_nobody_asks(trained, small_features, 
 def test_names_say_what_was_trained():
     preset = settings()["model"]
     assert trained_name(preset, "pretrain") == "ast-p16" and trained_name(preset, "finetune") == "flexi"
+    preset = yaml.safe_load((ROOT / "configs/model/any.yaml").read_text())
+    assert trained_name(preset, "pretrain") == "elastic" and trained_name(preset, "finetune") == "any"
 
 
 @pytest.fixture(scope="module")
