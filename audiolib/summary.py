@@ -27,6 +27,11 @@ SHOWN = (
     ("aum", "aum", "Audio Mamba, 22 epochs"),
     ("coarse", "single", "AST/16, single-phase"),
     ("coarse", "frame_shift three", "AST/16, coarse to fine"),
+    ("compare", "ast-p16", "AST/16, 40 epochs"),
+    ("compare", "flexi", "FlexiAST, from AST/8"),
+    ("compare", "elastic", "ElasticAST"),
+    ("compare", "aum", "Audio Mamba, 22 epochs"),
+    ("compare", "any", "any: FlexiAST in ElasticAST's packs"),
 )
 BEGIN, END = "<!-- python -m audiolib.summary -->", "<!-- end -->"
 
