@@ -6,17 +6,21 @@ import shutil
 import socket
 import time
 import urllib.parse
+from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
+import pandas as pd
 import polars as pl
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from audiolib.errors import AudiolibError
 from audiolib.inference import Listener, top, whole_files
 from audiolib.registry import _newest_first, experiment_id, recorded, to_overlay, tracking_uri
 from audiolib.results import home, read_rows, summary, table
-from audiolib.tracking import attach, log_outcome
+from audiolib.tracking import Run, attach, log_outcome
 from audiolib.ui import _view, serve
 from tests.test_evaluate import outcome, settings, trained, written  # noqa: F401
 
@@ -36,47 +40,67 @@ def project(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
-def test_each_is_told_once(outcome, written, trained, small_features, small_download, tmp_path, monkeypatch):  # noqa: F811
-    import mlflow
-    import pandas as pd
-    from mlflow import MlflowClient
+@dataclass(frozen=True)
+class Told:
+    """A pass that was logged, twice: where, as which run, and MLflow's client."""
 
+    root: Path
+    run: Run
+    client: MlflowClient
+
+
+@pytest.fixture
+def told(written, trained, small_features, tmp_path, monkeypatch) -> Told:  # noqa: F811
     monkeypatch.delenv("DVC_ROOT", raising=False)
     root = project(tmp_path)
-    rows = table(outcome.rows)
     run = attach(root)
     for _ in range(2):  # A second time must add nothing.
         log_outcome(root, written, small_features, trained / "finetune")
     assert attach(root).run_id == run.run_id
-    client = MlflowClient(tracking_uri(root))
+    return Told(root, run, MlflowClient(tracking_uri(root)))
+
+
+@pytest.mark.slow
+def test_each_is_told_once(told, outcome, tmp_path):  # noqa: F811
+    rows, run, client = table(outcome.rows), told.run, told.client
     found = client.get_run(run.run_id).data
     home_rows = summary(rows, home(settings()))
     assert found.metrics["accuracy/p24"] == pytest.approx(home_rows["finetune"]["by_patch"]["p24"])
     assert found.metrics["pretrain_accuracy/p24"] == pytest.approx(home_rows["pretrain"]["by_patch"]["p24"])
+    assert found.tags["model"] == "flexi" and found.params["params.seed"] == "1"
     assert sorted(run.steps("curve/accuracy_vs_patch")) == [8, 16, 24]
     for name in found.metrics:
         points = client.get_metric_history(run.run_id, name)
         assert len({(point.step, point.value) for point in points}) == len(points), name
-    table_file = client.download_artifacts(run.run_id, "matrix/rows.json", str(tmp_path))
-    kept_table = json.loads(Path(table_file).read_text())
+    kept_table = json.loads(Path(client.download_artifacts(run.run_id, "matrix/rows.json", str(tmp_path))).read_text())
     assert kept_table["columns"] == rows.columns and len(kept_table["data"]) == len(rows)
-    changed = rows.with_columns(value=pl.col("value") / 2)
-    run.matrix(changed, home(settings()))  # Other results of the same pass are told, too.
-    assert client.get_run(run.run_id).data.metrics["accuracy/p24"] == pytest.approx(found.metrics["accuracy/p24"] / 2)
-    real = time.time
-    with monkeypatch.context() as patch:
-        patch.setattr(time, "time", lambda: real() - 86400)
-        run.matrix(rows, home(settings()))  # And the first ones, found again, by a clock that was set back.
-    assert client.get_run(run.run_id).data.metrics["accuracy/p24"] == found.metrics["accuracy/p24"]
+    assert [f.path for f in client.list_artifacts(run.run_id, "matrix")] == ["matrix/rows.json"]
     for stage in ("pretrain", "finetune"):
         nested = client.get_run(run.stage(stage))
         assert nested.data.tags["mlflow.parentRunId"] == run.run_id and nested.data.metrics["compute/gmac_cum"] > 0
         assert run.steps("valid_score", nested.info.run_id) == run.steps("compute/seconds", nested.info.run_id) == [0]
     (entry,) = client.get_run(run.run_id).inputs.dataset_inputs
     assert entry.dataset.name == "synthetic" and entry.tags[0].value == "test"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", run.uri)
-    (version,) = client.search_model_versions("name='audiolib-synthetic'")
+
+
+@pytest.mark.slow
+def test_the_newest_value_is_the_one_told_last_whatever_the_clock(told, outcome, monkeypatch):  # noqa: F811
+    def now() -> float:
+        return told.client.get_run(told.run.run_id).data.metrics["accuracy/p24"]
+
+    rows, first, real = table(outcome.rows), now(), time.time
+    told.run.matrix(rows.with_columns(value=pl.col("value") / 2), home(settings()))
+    assert now() == pytest.approx(first / 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() - 86400)
+        told.run.matrix(rows, home(settings()))  # The first ones, found again.
+    assert now() == first
+
+
+@pytest.mark.slow
+def test_the_registered_model_says_what_a_listener_says(told, trained, small_download, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", told.run.uri)
+    (version,) = told.client.search_model_versions("name='audiolib-synthetic'")
     loaded = mlflow.pyfunc.load_model(f"models:/audiolib-synthetic/{version.version}")
     paths = sorted(str(path) for path in small_download.rglob("*.wav"))[:3]
     said = loaded.predict(pd.DataFrame({"path": paths}))
@@ -84,27 +108,36 @@ def test_each_is_told_once(outcome, written, trained, small_features, small_down
     listener = Listener(trained / "finetune")
     direct = [top(h.values, listener.classes, 1)[0][0] for h in whole_files(listener.listen(paths))]
     assert said[said["rank"] == 1]["class"].tolist() == direct and len(said) == 36
-    assert [f.path for f in client.list_artifacts(run.run_id, "matrix")] == ["matrix/rows.json"]
-    kept = {Path(f.path).name for f in client.list_artifacts(run.run_id, "record")}
+
+
+@pytest.mark.slow
+def test_the_browser_opens_on_a_curve_of_all_models(told):
+    uri = told.run.uri
+    curve, overlaid = to_overlay(uri, experiment_id(uri))
+    assert (curve, overlaid) == ("curve/accuracy_vs_patch", [told.run.run_id])
+    page = urllib.parse.unquote(_view(uri, "audiolib"))
+    assert page.startswith(f'metric?runs=["{told.run.run_id}"]&metric="{curve}"') and "&x_axis=step&" in page
+    assert _view(uri, "nosuch") == ""
+    one_a_page = Pages(told.client)
+    assert len(list(_newest_first(one_a_page, experiment_id(uri)))) == one_a_page.asked == 3  # Two are its stages'.
+
+
+@pytest.mark.slow
+def test_records_are_read_back_and_replaced_by_newer_results(told, outcome, written, trained, small_features, tmp_path):  # noqa: F811
+    rows, root, run_id = table(outcome.rows), told.root, told.run.run_id
+    kept = {Path(f.path).name for f in told.client.list_artifacts(run_id, "record")}
     assert kept == {"rows.parquet", "scores.parquet", "run.json", "history.csv"}
-    curve, overlaid = to_overlay(run.uri, experiment_id(run.uri))
-    assert (curve, overlaid) == ("curve/accuracy_vs_patch", [run.run_id])
-    page = urllib.parse.unquote(_view(run.uri, "audiolib"))
-    assert page.startswith(f'metric?runs=["{run.run_id}"]&metric="{curve}"') and "&x_axis=step&" in page
-    assert _view(run.uri, "nosuch") == ""
-    one_a_page = Pages(client)
-    assert len(list(_newest_first(one_a_page, experiment_id(run.uri)))) == one_a_page.asked == 3  # Two are its stages'.
     ((name, folder),) = recorded(root, [], None)
     assert name.startswith("flexi synthetic seed 1") and read_rows(folder).equals(rows)
-    assert recorded(root, [run.run_id], "synthetic") == [(name, folder)]
+    assert recorded(root, [run_id], "synthetic") == [(name, folder)]
     with pytest.raises(AudiolibError, match="no recorded run is called nosuch"):
         recorded(root, ["nosuch"], None)
+    changed = rows.with_columns(value=pl.col("value") / 2)
     shutil.copytree(written, tmp_path / "again")
     changed.write_parquet(tmp_path / "again/rows.parquet")
     log_outcome(root, tmp_path / "again", small_features, trained / "finetune")  # The same pass, with other results.
     ((_, folder),) = recorded(root, [], None)
     assert read_rows(folder).equals(changed)
-    assert found.tags["model"] == "flexi" and found.params["params.seed"] == "1"
 
 
 class Pages:
