@@ -14,6 +14,7 @@ from audiolib.models import Classifier, build, plain_config
 
 FORMAT = 1
 FILES = ("config.json", "model.safetensors")
+BESIDE = ("rows.parquet", "preprocessor_config.json")  # What a model of ours, or of transformers, may have, too.
 HUB = "hub:"
 
 
@@ -102,7 +103,7 @@ def located(folder: Path | str) -> Path:
     except ImportError as error:
         raise AudiolibError(f"{folder} is on the Hugging Face hub: pip install huggingface_hub") from error
     try:
-        return Path(snapshot_download(str(folder).removeprefix(HUB), allow_patterns=[*FILES, "rows.parquet"]))
+        return Path(snapshot_download(str(folder).removeprefix(HUB), allow_patterns=[*FILES, *BESIDE]))
     except (OSError, ValueError) as error:
         raise AudiolibError(f"cannot fetch {folder}: {' '.join(str(error).split())}") from error
 

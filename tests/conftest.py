@@ -1,6 +1,7 @@
 """What several tests share: a small generated corpus, turned into features once."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Callable[[str], Path]:
+    """Where huggingface_hub, offline, keeps its copy of `user/name`."""
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def place(name: str) -> Path:
+        repo, commit = tmp_path / "cache" / f"models--{name.replace('/', '--')}", "0" * 40
+        (repo / "refs").mkdir(parents=True)
+        (repo / "refs" / "main").write_text(commit)
+        return repo / "snapshots" / commit
+
+    return place

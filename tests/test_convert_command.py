@@ -1,6 +1,7 @@
 """`audiolib convert` on weights that the other libraries made, and sound through both sides."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,14 @@ def test_a_sound_gives_the_same_probabilities_on_both_sides(hugging_face, tmp_pa
     (found,) = listener.listen([tmp_path / "a.wav"], window=len(wave) / 16000)
     assert listener.classes == CLASSES
     np.testing.assert_allclose(found.values, wanted, atol=1e-4)
+
+
+def test_a_model_of_the_hub_is_converted_from_its_cache(hugging_face, tmp_path, hub):
+    shutil.copytree(hugging_face, hub("somebody/ast"))
+    done = audiolib("convert", "hub:somebody/ast", tmp_path / "ours")
+    assert done.returncode == 0, done.stderr
+    assert load_card(tmp_path / "ours").classes == CLASSES and load_card(tmp_path / "ours").frontend["mean"] < -4
+    assert "cannot fetch hub:somebody/else" in audiolib("convert", "hub:somebody/else", tmp_path / "none").stderr
 
 
 def test_there_and_back(hugging_face, tmp_path):

@@ -42,17 +42,8 @@ def test_a_model_without_results_is_refused(tmp_path):
     assert done.returncode == 1 and "rows.parquet is missing" in done.stderr and not (tmp_path / "out").exists()
 
 
-def test_the_hub_is_read_from_its_cache_and_asked_only_by_name(tmp_path, monkeypatch):
-    pytest.importorskip("huggingface_hub")
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    repo = tmp_path / "cache" / "models--somebody--bells"
-    commit = "0" * 40
-    saved(repo / "snapshots" / commit)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(commit)
+def test_the_hub_is_read_from_its_cache_and_asked_only_by_name(hub):
+    saved(hub("somebody/bells"))
     assert load_card("hub:somebody/bells").classes[0] == "bell"
     assert audiolib.load("hub:somebody/bells").config.num_classes == 4
     with pytest.raises(AudiolibError, match="cannot fetch hub:somebody/else"):

@@ -23,7 +23,7 @@ def convert_command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument(
         "source",
         type=Path,
-        help="a Hugging Face AST folder, a .pth file of a paper's authors, or a model folder of ours",
+        help="a Hugging Face AST as a folder or hub:user/name, a .pth file of a paper's authors, or a folder of ours",
     )
     parser.add_argument("out", type=Path, help="folder to write: ours, or Hugging Face's for one of ours")
     parser.add_argument(
@@ -41,8 +41,10 @@ def convert_command(parser: argparse.ArgumentParser) -> Run:
 
     def run(asked: argparse.Namespace) -> None:
         from audiolib.files import new_folder
+        from audiolib.pretrained import located
 
         new_folder(asked.out)
+        asked.source = located(asked.source)
         if asked.source.is_dir() and "format" in _json(asked.source / "config.json"):
             from audiolib.convert import write_hugging_face
 

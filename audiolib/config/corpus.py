@@ -32,10 +32,13 @@ class FsddSource(Section):
 
 
 class SpeechCommandsSource(Section):
-    """Google Speech Commands v0.02: `full` has 35 words and official lists, `test12` is the 12-class test archive."""
+    """Google Speech Commands v0.02.
+
+    `full` has 35 words and official lists, `test12` is the 12-class test archive, `part12` a listed part of it.
+    """
 
     corpus: Literal["speech_commands"]
-    variant: Literal["full", "test12"]
+    variant: Literal["full", "test12", "part12"]
     mirrored: MirroredArchive | None = None
 
 

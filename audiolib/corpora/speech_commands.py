@@ -1,7 +1,8 @@
 """Google Speech Commands v0.02: one-second clips at 16 kHz (arXiv 1804.03209). CC BY 4.0.
 
 `full`: 35 words, about 105,000 clips, split by the archive's own validation_list.txt and testing_list.txt.
-`test12`: the canonical test archive of ten words, `_unknown_` and `_silence_`, whole or a part of it, split by speaker.
+`test12`: the canonical test archive of ten words, `_unknown_` and `_silence_`, split by speaker.
+`part12`: the 1,449 clips of that archive that `speech_commands_part.txt` lists, split by speaker; studies use it.
 """
 
 import re
@@ -16,18 +17,21 @@ from audiolib.corpora.splits import split_groups
 from audiolib.errors import AudiolibError
 
 _UPSTREAM = "https://storage.googleapis.com/download.tensorflow.org/data"
+_TEST12 = Archive(
+    url=f"{_UPSTREAM}/speech_commands_test_set_v0.02.tar.gz",
+    file="speech_commands_test_set_v0.02.tar.gz",
+    sha256="cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
+)
 ARCHIVES = {
     "full": Archive(
         url=f"{_UPSTREAM}/speech_commands_v0.02.tar.gz",
         file="speech_commands_v0.02.tar.gz",
         sha256="af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
     ),
-    "test12": Archive(
-        url=f"{_UPSTREAM}/speech_commands_test_set_v0.02.tar.gz",
-        file="speech_commands_test_set_v0.02.tar.gz",
-        sha256="cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
-    ),
+    "test12": _TEST12,
+    "part12": _TEST12,
 }
+PART = Path(__file__).with_name("speech_commands_part.txt")
 _SPEAKER = re.compile(r"([0-9a-f]{6,})_nohash_")
 
 
@@ -39,6 +43,8 @@ def fetch(source: SpeechCommandsSource, section: DownloadSection, folder: Path, 
         raise AudiolibError(
             "the Speech Commands archive holds no <word>/<speaker>_nohash_<n>.wav; is it another archive?"
         )
+    if source.variant == "part12":
+        files = _listed(files)
     split_of = _official(folder, files) if source.variant == "full" else _by_speaker(files)
     return as_table(
         Clip(
@@ -51,6 +57,19 @@ def fetch(source: SpeechCommandsSource, section: DownloadSection, folder: Path, 
         )
         for path in files
     )
+
+
+def _listed(files: list[Path]) -> list[Path]:
+    """The files of the part; the others are removed, so that a mirror of the part alone leaves the same folder."""
+    found, wanted = {_name(path): path for path in files}, PART.read_text(encoding="utf-8").split()
+    if missing := [name for name in wanted if name not in found]:
+        raise AudiolibError(
+            f"the Speech Commands archive lacks {len(missing)} of the {len(wanted)} clips in {PART.name}, among them "
+            f"{missing[0]}; is it another archive? source.variant: test12 takes all clips that there are"
+        )
+    for name in found.keys() - wanted:
+        found[name].unlink()
+    return [found[name] for name in wanted]
 
 
 def _official(folder: Path, files: list[Path]) -> dict[Path, str]:

@@ -1,5 +1,6 @@
 """Each corpus on a replica of its archive: labels, official splits, no group on two sides."""
 
+import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from audiolib.config.corpus import (
     SpeechCommandsSource,
     SyntheticSource,
 )
+from audiolib.corpora import speech_commands
 from audiolib.corpora.clips import Clip, as_clips, read_clips
 from audiolib.corpora.prepare import prepare
 from audiolib.corpora.splits import split_groups
@@ -62,6 +64,33 @@ def test_speech_commands_test_archive_is_split_by_speaker(tmp_path):
     assert {(c.label[0], c.split) for c in clips} == {
         (n, s) for n in ("yes", "no", "_unknown_", "_silence_") for s in ("train", "valid", "test")
     }
+
+
+def test_a_part_of_speech_commands_is_the_same_from_the_whole_archive(tmp_path, monkeypatch):
+    whole = replicas.speech_commands_test(tmp_path / "whole.tar.gz")
+    with tarfile.open(whole) as bundle:
+        names = sorted(name.removeprefix("./") for name in bundle.getnames() if name.endswith(".wav"))
+        part = replicas.tar(
+            tmp_path / "part.tar.gz", {f"./{n}": bundle.extractfile(f"./{n}").read() for n in names[::2]}
+        )
+    monkeypatch.setattr(speech_commands, "PART", tmp_path / "part.txt")
+    speech_commands.PART.write_text("\n".join(names[::2]))
+    source = SpeechCommandsSource(corpus="speech_commands", variant="part12")
+    found = [clips_of(source, tmp_path / archive.stem, archive) for archive in (whole, part)]
+    assert found[0] == found[1] and len(found[0]) == 60
+    places = [tmp_path / archive.stem / "out/audio" for archive in (whole, part)]
+    held = [{path.relative_to(place) for path in place.rglob("*.wav")} for place in places]
+    assert held[0] == held[1] and len(held[0]) == 60
+    speech_commands.PART.write_text("\n".join([*names, "yes/absent_nohash_0.wav"]))
+    with pytest.raises(AudiolibError, match=r"lacks 1 of the 121 clips in part\.txt, among them yes/absent"):
+        clips_of(source, tmp_path / "again", whole)
+
+
+def test_the_part_of_speech_commands_lists_clips_of_twelve_classes():
+    names = speech_commands.PART.read_text().split()
+    assert len(names) == len(set(names)) == 1449 and names == sorted(names)
+    assert Counter(name.split("/")[0] for name in names).keys() >= {"_silence_", "_unknown_", "yes", "no"}
+    assert len({name.split("/")[0] for name in names}) == 12
 
 
 def test_speech_commands_full_archive_has_its_official_lists(tmp_path):
