@@ -30,7 +30,7 @@ class TimePositions(nn.Module):
     def __init__(self, embed: PatchEmbed, patch: Size, stored: int, hop: float) -> None:
         super().__init__()
         axis = embed.positions.columns
-        self.mode, self.cell, self.size, self.stored, self.hop = axis.mode, axis.cell, patch[1], stored, hop
+        self.mode, self.spacing, self.size, self.stored, self.hop = axis.mode, axis.spacing, patch[1], stored, hop
         if axis.mode == "index":
             self.hop = 1.0
 
@@ -42,10 +42,10 @@ class TimePositions(nn.Module):
             centres = (torch.arange(starts.shape[0], dtype=torch.float64) + 0.5) * scale - 0.5
             reach = scale.clamp(min=1.0)
         else:
-            heard = torch.minimum(length, starts[-1] + self.size)
-            shrink = (self.stored * self.cell / heard).clamp(max=self.hop)
-            centres = ((starts + self.size / 2) * shrink / self.cell - 0.5).clamp(0, self.stored - 1)
-            reach = (self.size * shrink / self.cell).clamp(min=1.0)
+            heard, step, size = torch.minimum(length, starts[-1] + self.size), self.spacing.step, self.spacing.size
+            shrink = (((self.stored - 1) * step + size) / heard).clamp(max=self.hop)
+            centres = ((starts + self.size / 2) * shrink / step - size / (2 * step)).clamp(0, self.stored - 1)
+            reach = (self.size * shrink / size).clamp(min=1.0)
         weights = (1 - (places[None, :] - centres[:, None]).abs() / reach).clamp(min=0)
         return weights / weights.sum(1, keepdim=True)
 

@@ -38,13 +38,13 @@ def first_model(job: Job, shards: ShardFolder, frames: int) -> Classifier:
     if job.start.is_dir():
         source = load(job.start)
         state = dict(source.state_dict())
-        cell = tuple(source.embed.step(source.config.patch, axis) for axis in (0, 1))
+        spacing = source.embed.spacing
         if load_card(job.start).classes != shards.classes:
             state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     else:
-        state, cell = read_vit(job.start), None
+        state, spacing = read_vit(job.start), None
     try:
-        told = transfer(state, model, cell)
+        told = transfer(state, model, spacing)
     except ValueError as error:
         raise AudiolibError(f"cannot start from {job.start}: {error}") from error
     say(f"{job.stage}: starting from {job.start}: {told}")

@@ -20,7 +20,7 @@ def measure(device: torch.device, rounds: int) -> list[Result]:
     for size in SIZES:
         flexible = create_model("flexi_nano", 10, frames=FRAMES).to(device)
         native = create_model("flexi_nano", 10, frames=FRAMES, patch=(size, size))
-        transfer(flexible.state_dict(), native, (16, 16))
+        transfer(flexible.state_dict(), native, flexible.embed.spacing)
         native.to(device)
         if flexible.tokens(FRAMES, (size, size)) != native.tokens(FRAMES):
             raise AssertionError(f"patch {size}: the two models see different numbers of tokens")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from audiolib.models.positions import LAYOUTS, Axis, Places, Size
+from audiolib.models.positions import LAYOUTS, Axis, Places, Size, Spacing
 from audiolib.models.resize import Resize, kernel_matrix_for
 
 Starts = tuple[int, ...]  # first frame, or band, of each patch
@@ -47,9 +47,14 @@ class PatchEmbed(nn.Module):
         self.weight = nn.Parameter(torch.empty(width, *patch))
         self.bias = nn.Parameter(torch.zeros(width))
         cells = (self.count(mel_bins, 0, patch), self.count(frames, 1, patch))
-        # Where patches overlap a stored cell is one stored step wide.
-        rows, columns = (Axis(positions, self.step(patch, axis)) for axis in (0, 1))
+        rows, columns = (Axis(positions, spacing) for spacing in self.spacing)
         self.positions = LAYOUTS[layout](cells, width, rows, columns)
+
+    @property
+    def spacing(self) -> tuple[Spacing, Spacing]:
+        """Of the stored positions, along bands and frames."""
+        height, width = (Spacing(self.patch[axis], self.step(self.patch, axis)) for axis in (0, 1))
+        return height, width
 
     def step(self, patch: Size, axis: int) -> int:
         """Frames (or bands) from one patch to the next."""

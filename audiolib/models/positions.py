@@ -28,24 +28,38 @@ class Places:
     hop: float = 1.0
 
 
-@lru_cache(maxsize=4096)
-def centre_matrix(old: int, cell: int, places: Places) -> Tensor:
+@dataclass(frozen=True)
+class Spacing:
+    """Which patches the stored positions of an axis were learned for: the n-th begins at n steps.
+
+    Attributes:
+        size: frames (or bands) of a stored patch.
+        step: from one to the next; less than `size` where they overlap.
+    """
+
+    size: int
+    step: int
+
+
+@lru_cache(maxsize=512)
+def centre_matrix(old: int, spacing: Spacing, places: Places) -> Tensor:
     """The (new, old) float64 matrix that reads stored positions at the true centres of other patches.
 
     Args:
-        old: stored cells.
-        cell: width of a stored cell, in frames (or bands) of the stored positions.
+        old: stored positions.
+        spacing: of these.
         places: the patches; those of a clip longer than the stored positions are squeezed onto them.
 
-    Each row is a triangle around the patch's centre, as wide as the patch where that is wider than a cell: the same
-    weights as an antialiased bilinear resize, but unmoved by padding at the border.
+    Each row is a triangle around the patch's centre, as wide as the patch where that is wider than a stored one: the
+    same weights as an antialiased bilinear resize, but unmoved by padding at the border.
     """
     heard = min(places.length, places.starts[-1] + places.size)  # What is cropped has no position.
-    shrink = places.hop * min(1.0, old * cell / (heard * places.hop))
+    extent = (old - 1) * spacing.step + spacing.size
+    shrink = places.hop * min(1.0, extent / (heard * places.hop))
     with torch.inference_mode(False):
-        centres = (torch.tensor(places.starts, dtype=torch.float64) + places.size / 2) * shrink / cell - 0.5
-        centres = centres.clamp(0, old - 1)
-        reach = max(1.0, places.size * shrink / cell)
+        middles = (torch.tensor(places.starts, dtype=torch.float64) + places.size / 2) * shrink
+        centres = (middles / spacing.step - spacing.size / (2 * spacing.step)).clamp(0, old - 1)
+        reach = max(1.0, places.size * shrink / spacing.size)
         weights = (1 - (torch.arange(old)[None, :] - centres[:, None]).abs() / reach).clamp(min=0)
         return weights / weights.sum(1, keepdim=True)
 
@@ -57,11 +71,11 @@ class Axis:
         mode: `stretch` resizes all stored positions to the clip's patches (papers.md 2.1); `centre` reads them at each
             patch's true place in seconds or bands; `index` as if every frame were one of the stored hop, so that the
             n-th patch has the n-th position at any hop, as published ElasticAST weights learned it (papers.md 5.1).
-        cell: frames (or bands) of a stored cell.
+        spacing: of the stored positions.
     """
 
-    def __init__(self, mode: str, cell: int) -> None:
-        self.mode, self.cell = mode, cell
+    def __init__(self, mode: str, spacing: Spacing) -> None:
+        self.mode, self.spacing = mode, spacing
 
     def matrix(self, stored: int, clips: list[Places], like: Tensor) -> Tensor:
         """(n, stored) matrix for the patches of several clips, one after another; device and dtype of `like`."""
@@ -69,7 +83,7 @@ class Axis:
             found = [resize_matrix(stored, len(places.starts), "bilinear", True) for places in clips]
         else:
             same = self.mode == "index"
-            found = [centre_matrix(stored, self.cell, replace(p, hop=1.0) if same else p) for p in clips]
+            found = [centre_matrix(stored, self.spacing, replace(p, hop=1.0) if same else p) for p in clips]
         return torch.cat(found).to(like)
 
 

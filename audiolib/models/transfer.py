@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from audiolib.models.classifier import Classifier
-from audiolib.models.positions import Places, Size, centre_matrix
+from audiolib.models.positions import Places, Spacing, centre_matrix
 from audiolib.models.resize import kernel_matrix, resize_matrix
+
+Spacings = tuple[Spacing, Spacing]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Transfer:
         return "; ".join(parts)
 
 
-def transfer(state: Mapping[str, Tensor], model: Classifier, cell: Size | None) -> Transfer:
+def transfer(state: Mapping[str, Tensor], model: Classifier, spacing: Spacings | None) -> Transfer:
     """Fill `model` from weights under this library's names; what does not fit keeps the model's own start.
 
     The patch kernel becomes the model's stored size by its own resize (papers.md 2.1), the positions are read where the
@@ -35,8 +37,8 @@ def transfer(state: Mapping[str, Tensor], model: Classifier, cell: Size | None) 
     Args:
         state: weights; see `audiolib.convert` for those of other libraries.
         model: a freshly made model, changed in place.
-        cell: (mel bands, frames) of a cell of the state's position grid; null for an image model, whose grid has no
-            scale: it is cut from the middle along an axis where it is longer, else stretched, as AST does it.
+        spacing: of the state's positions (`PatchEmbed.spacing`); null for an image model, whose grid has no scale: it
+            is cut from the middle along an axis where it is longer, else stretched, as AST does it.
 
     Raises:
         ValueError: not one tensor fits, so the state belongs to another kind or width of model.
@@ -45,11 +47,12 @@ def transfer(state: Mapping[str, Tensor], model: Classifier, cell: Size | None) 
     told = Transfer(unused=[name for name in state if name not in wanted])
     for name, own in wanted.items():
         given = state.get(name)
-        if given is not None and given.shape == own.shape and (cell is not None or not name.startswith(_POSITIONS)):
+        elsewhere = name.startswith(_POSITIONS) and spacing != model.embed.spacing
+        if given is not None and given.shape == own.shape and not elsewhere:
             filled[name] = given
             told.carried.append(name)
             continue
-        made = None if given is None else _resized(name, given, own, model, cell)
+        made = None if given is None else _resized(name, given, own, model, spacing)
         if made is None:
             told.fresh.append(name)
         else:
@@ -84,7 +87,7 @@ def _shape(tensor: Tensor | None) -> str:
     return "x".join(map(str, tensor.shape)) if tensor is not None else ""
 
 
-def _resized(name: str, given: Tensor, own: Tensor, model: Classifier, cell: Size | None) -> Tensor | None:
+def _resized(name: str, given: Tensor, own: Tensor, model: Classifier, spacing: Spacings | None) -> Tensor | None:
     if given.ndim != own.ndim:
         return None
     if name == "embed.weight" and given.shape[0] == own.shape[0]:
@@ -93,7 +96,7 @@ def _resized(name: str, given: Tensor, own: Tensor, model: Classifier, cell: Siz
     if name.startswith(_POSITIONS) and given.shape[-1] == own.shape[-1]:
         axes = {"grid": (0, 1), "band": (0,), "time": (1,)}[name.removeprefix(_POSITIONS)]
         for place, axis in enumerate(axes):
-            matrix = _axis_matrix(given.shape[place], own.shape[place], axis, model, cell)
+            matrix = _axis_matrix(given.shape[place], own.shape[place], axis, model, spacing)
             given = torch.tensordot(matrix, given.double(), dims=([1], [place])).movedim(0, place)
         return given
     # A distillation token that the model has no place for is dropped; the class token comes first.
@@ -102,8 +105,8 @@ def _resized(name: str, given: Tensor, own: Tensor, model: Classifier, cell: Siz
     return None
 
 
-def _axis_matrix(old: int, new: int, axis: int, model: Classifier, cell: Size | None) -> Tensor:
-    if cell is None:
+def _axis_matrix(old: int, new: int, axis: int, model: Classifier, spacing: Spacings | None) -> Tensor:
+    if spacing is None:
         if new <= old:
             first = (old - new) // 2
             return torch.eye(old, dtype=torch.float64)[first : first + new]
@@ -111,4 +114,4 @@ def _axis_matrix(old: int, new: int, axis: int, model: Classifier, cell: Size | 
     config, embed = model.config, model.embed
     length = config.mel_bins if axis == 0 else config.frames
     starts = tuple(embed.step(config.patch, axis) * place for place in range(new))
-    return centre_matrix(old, cell[axis], Places(starts, config.patch[axis], length))
+    return centre_matrix(old, spacing[axis], Places(starts, config.patch[axis], length))

@@ -131,8 +131,8 @@ def test_fresh_axes_add_up_to_a_fresh_grid():
 def test_positions_change_their_layout_without_loss_where_they_can():
     source, grid, back = model(), model(layout="grid"), model()
     source.embed.positions.band.data += 0.3
-    transfer(source.state_dict(), grid, (16, 16))
-    transfer(grid.state_dict(), back, (16, 16))
+    transfer(source.state_dict(), grid, source.embed.spacing)
+    transfer(grid.state_dict(), back, grid.embed.spacing)
     sound = packed(clips())
     for other in (grid, back):
         torch.testing.assert_close(other.eval()(sound), source.eval()(sound), atol=1e-6, rtol=0)

@@ -7,7 +7,7 @@ from timm.layers.patch_embed import resample_patch_embed
 
 from audiolib.batches import pack
 from audiolib.models.patch import PatchEmbed
-from audiolib.models.positions import Places, centre_matrix
+from audiolib.models.positions import Places, Spacing, centre_matrix
 from audiolib.models.resize import Resize, _kernel_matrix_on, kernel_matrix, resize_matrix
 
 SIZES = [(16, 16), (8, 8), (10, 12), (24, 16), (16, 48), (30, 30)]
@@ -153,17 +153,28 @@ def test_overlapping_patches_are_cut_where_their_starts_say():
 
 
 def test_centre_positions_of_half_patches_lie_between_the_stored_ones():
-    matrix = centre_matrix(6, 16, Places(tuple(range(0, 96, 8)), 8, 96))
+    matrix = centre_matrix(6, Spacing(16, 16), Places(tuple(range(0, 96, 8)), 8, 96))
     places = matrix @ torch.arange(6, dtype=torch.float64)
     torch.testing.assert_close(places[1:-1], (torch.arange(12) * 8 + 4).double()[1:-1] / 16 - 0.5)
 
 
 def test_centre_positions_do_not_move_when_the_last_patch_is_padded():
-    exact = centre_matrix(6, 16, Places(tuple(range(0, 96, 16)), 16, 96))
+    exact = centre_matrix(6, Spacing(16, 16), Places(tuple(range(0, 96, 16)), 16, 96))
     torch.testing.assert_close(exact, torch.eye(6, dtype=torch.float64))
-    padded = centre_matrix(6, 16, Places((0, 28, 56, 84), 28, 96))
-    whole = centre_matrix(6, 16, Places((0, 28, 56), 28, 84))
+    padded = centre_matrix(6, Spacing(16, 16), Places((0, 28, 56, 84), 28, 96))
+    whole = centre_matrix(6, Spacing(16, 16), Places((0, 28, 56), 28, 84))
     torch.testing.assert_close(padded[:3], whole)
+
+
+def test_patches_that_overlap_have_the_stored_positions_at_home():
+    """Positions of a published AST lie every 10 frames under patches of 16; halfway between two is their mean."""
+    layer = PatchEmbed(24, 128, 106, (16, 16), (10, 10), "grid", "centre", "crop")
+    for axis, length in ((0, 128), (1, 106)):
+        home = Places(layer.starts(length, axis, (16, 16)), 16, length)
+        matrix = centre_matrix(len(home.starts), layer.spacing[axis], home)
+        torch.testing.assert_close(matrix, torch.eye(len(home.starts), dtype=torch.float64))
+    (row,) = centre_matrix(10, Spacing(16, 10), Places((25,), 16, 41))
+    torch.testing.assert_close(row, torch.tensor([0, 0, 0.5, 0.5, *[0] * 6], dtype=torch.float64))
 
 
 def test_positions_count_time_not_frames():
@@ -185,12 +196,12 @@ def test_positions_by_index_do_not_ask_for_the_hop():
 
 
 def test_cropped_clips_have_the_stored_positions_at_home():
-    matrix = centre_matrix(6, 16, Places(tuple(range(0, 96, 16)), 16, 100))  # Four frames are cropped.
+    matrix = centre_matrix(6, Spacing(16, 16), Places(tuple(range(0, 96, 16)), 16, 100))  # Four frames are cropped.
     torch.testing.assert_close(matrix, torch.eye(6, dtype=torch.float64))
 
 
 def test_a_clip_longer_than_the_grid_is_squeezed_onto_it():
-    matrix = centre_matrix(6, 16, Places(tuple(range(0, 960, 16)), 16, 960))
+    matrix = centre_matrix(6, Spacing(16, 16), Places(tuple(range(0, 960, 16)), 16, 960))
     places = matrix @ torch.arange(6, dtype=torch.float64)
     assert (places.diff() >= 0).all() and places[0] < 0.5 and places[-1] > 4.5
 

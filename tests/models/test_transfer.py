@@ -21,7 +21,7 @@ def clip(frames=96):
 
 def test_an_equal_model_is_carried_whole():
     source, target = model(seed=1), model(seed=2)
-    told = transfer(source.state_dict(), target, (16, 16))
+    told = transfer(source.state_dict(), target, source.embed.spacing)
     assert len(told.carried) == len(source.state_dict()) and not told.resized and not told.fresh and not told.unused
     torch.testing.assert_close(source(clip()), target(clip()), rtol=0, atol=0)
 
@@ -29,7 +29,7 @@ def test_an_equal_model_is_carried_whole():
 def test_a_finer_model_becomes_what_it_would_have_been_at_the_larger_patch():
     """Patch 8 to a stored 16: at patch 16 the target's tokens are the source's resized kernel on 16 x 16 patches."""
     source, target = model((8, 8), seed=1), model((16, 16), seed=2)
-    told = transfer(source.state_dict(), target, (8, 8))
+    told = transfer(source.state_dict(), target, source.embed.spacing)
     assert [text.split()[0] for text in told.resized] == ["embed.weight", "embed.positions.grid"]
     torch.testing.assert_close(source.embed.kernel((16, 16)), target.embed.weight)
     torch.testing.assert_close(source.embed.bias, target.embed.bias)
@@ -38,14 +38,39 @@ def test_a_finer_model_becomes_what_it_would_have_been_at_the_larger_patch():
 
 def test_a_position_is_a_time_whatever_the_length_of_the_start():
     source, target = model(frames=192, seed=1), model(frames=96, seed=2)
-    transfer(source.state_dict(), target, (16, 16))
+    transfer(source.state_dict(), target, source.embed.spacing)
     torch.testing.assert_close(target.embed.positions.grid, source.embed.positions.grid[:, :6])
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_a_start_with_overlapping_patches_gives_each_patch_its_own_time(size):
+    """A published AST has patches of 16 every 10 frames; what it stores for them here is their centre in frames."""
+    source = model(frames=166, seed=1, stride=(10, 10), border="crop")
+    target = model((size, size), frames=160, seed=2, name="flexi_nano")
+    bands, frames, _ = source.embed.positions.grid.shape
+    centres = 8 + 10 * torch.arange(frames)
+    source.embed.positions.grid.data = centres.float()[None, :, None].expand(bands, frames, 24).clone()
+    transfer(source.state_dict(), target, source.embed.spacing)
+    wanted = size / 2 + size * torch.arange(160 // size)
+    inside = (wanted - size / 2 >= 8) & (wanted + size / 2 <= centres[-1])
+    found = target.embed.positions.grid[0, :, 0]
+    torch.testing.assert_close(found[inside], wanted[inside].float())
+    assert inside.sum() >= 6
+
+
+def test_a_grid_of_the_same_shape_for_other_patches_is_read_anew():
+    source, target = model((16, 16), frames=192, seed=1), model((16, 8), frames=96, seed=2)
+    assert source.embed.positions.grid.shape == target.embed.positions.grid.shape
+    told = transfer(source.state_dict(), target, source.embed.spacing)
+    assert [text.split()[0] for text in told.resized] == ["embed.weight", "embed.positions.grid"]
+    first, second = source.embed.positions.grid[:, 0], source.embed.positions.grid[:, 1]
+    torch.testing.assert_close(target.embed.positions.grid[:, 1], 0.75 * first + 0.25 * second)
 
 
 def test_a_head_for_other_classes_is_left_and_told():
     source, target = model(classes=5, seed=1), model(classes=7, seed=2)
     before = target.head.weight.clone()
-    told = transfer(source.state_dict(), target, (16, 16))
+    told = transfer(source.state_dict(), target, source.embed.spacing)
     assert told.fresh == ["head.weight", "head.bias"]
     torch.testing.assert_close(target.head.weight, before, rtol=0, atol=0)
     assert "fresh head.weight" in str(told)
@@ -53,19 +78,19 @@ def test_a_head_for_other_classes_is_left_and_told():
 
 def test_blocks_that_the_model_does_not_have_are_told():
     source, target = model(depth=2, seed=1), model(depth=1, seed=2)
-    told = transfer(source.state_dict(), target, (16, 16))
+    told = transfer(source.state_dict(), target, source.embed.spacing)
     assert told.unused and all(name.startswith("blocks.1.") for name in told.unused)
 
 
 def test_weights_of_another_width_are_refused():
     with pytest.raises(ValueError, match="another width"):
-        transfer(model(width=48).state_dict(), model(), (16, 16))
+        transfer(model(width=48).state_dict(), model(), model().embed.spacing)
 
 
 def test_the_target_resizes_by_its_own_rule():
     source = model((8, 8), seed=1)
     target = model((16, 16), seed=2, resize=Resize("pseudo_inverse", "bicubic", True))
-    transfer(source.state_dict(), target, (8, 8))
+    transfer(source.state_dict(), target, source.embed.spacing)
     matrix = kernel_matrix(8, 16, target.config.resize)
     wanted = torch.einsum("po,dot,qt->dpq", matrix, source.embed.weight.double(), matrix).float()
     torch.testing.assert_close(target.embed.weight, wanted)
