@@ -53,4 +53,11 @@ inline Vec softplus(const Vec& x) {
   return at::vec::fmadd(t + t, p, at::vec::maximum(x, Vec(0.0f)));
 }
 
+// The slope of softplus, told from its value s: 1 - exp(-s), by its series where that would cancel.
+inline Vec softplus_slope(const Vec& s) {
+  Vec p = at::vec::fmadd(s, Vec(-1.0f / 6.0f), Vec(1.0f));
+  for (const float order : {5.0f, 4.0f, 3.0f, 2.0f}) p = at::vec::fmadd(s * p, Vec(-1.0f / order), Vec(1.0f));
+  return Vec::blendv(Vec(1.0f) - exponential(s.neg()), s * p, s < Vec(0.25f));
+}
+
 }  // namespace

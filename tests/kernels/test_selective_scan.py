@@ -50,15 +50,37 @@ def test_on_a_gpu_forward_and_gradients_are_as_good_as_arithmetic_allows(case):
     assert failures(triton, naive, {name: t.to(GPU) for name, t in tensors.items()}, **options) == []
 
 
-def test_both_ways_in_one_launch_are_two_scans():
-    tensors, options = inputs("no gate, skip or bias")
+@pytest.mark.parametrize("case", ["no gate, skip or bias", "as under autocast"])
+def test_both_ways_in_one_launch_are_two_scans(case):
+    tensors, options = inputs(case)
     back = {"back_A": tensors["A"] * 0.7}
-    shared = {"lengths": options["lengths"]}
 
-    def two(u, delta, A, back_A, B, C, lengths):
-        return scan_both("naive", u, delta, A, back_A, B, C, lengths=lengths)
+    def two(u, delta, A, back_A, B, C, D=None, z=None, delta_bias=None, **rest):
+        return scan_both("naive", u, delta, A, back_A, B, C, D, z, delta_bias, **rest)
 
-    assert failures(triton_both, two, {**tensors, **back}, **shared) == []
+    assert failures(triton_both, two, {**tensors, **back}, lengths=options["lengths"]) == []
+
+
+@pytest.mark.parametrize("case, share", [("ragged", 0.01), ("tiny steps", 0.01), ("as under autocast", 0.1)])
+def test_a_gradient_that_is_a_little_too_large_is_noticed(case, share):
+    tensors, options = inputs(case)
+    for name in tensors:
+
+        def wrong(name=name, **given):
+            own = given[name]
+            return naive(**{**given, name: own + share * (own - own.detach())})
+
+        told = failures(wrong, naive, tensors, **options)
+        assert [line.split(":")[0] for line in told] == [name], (name, told)
+
+
+def test_the_default_dtype_of_torch_changes_nothing():
+    tensors, options = inputs("ragged")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert failures(cpp, naive, tensors, **options) == []
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_naive_on_values_computed_by_hand():

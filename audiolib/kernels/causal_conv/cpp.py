@@ -36,7 +36,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor, lengths: Sequence[int], re
     if weight.shape[1] != window:
         raise KernelUnavailable(f"the C++ convolution has a window of {window}, not {weight.shape[1]}")
     conv, kept = _conv(x, weight, bias, lengths, reverse)
-    out = torch.empty(x.shape, dtype=torch.float32)
+    out = torch.empty(x.shape, dtype=torch.float32, device="cpu")
     _library().conv_forward(ctypes.byref(conv), _at(out))
     del kept
     return out.to(x.dtype)
@@ -48,7 +48,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     conv, kept = _conv(x, weight, bias, lengths, reverse)
     grad = grad.float().contiguous()
-    to_x, to_weight, to_bias = torch.empty(x.shape), torch.empty(weight.T.shape), torch.empty(bias.shape)
+    shapes = (x.shape, weight.T.shape, bias.shape)
+    to_x, to_weight, to_bias = (torch.empty(shape, dtype=torch.float32, device="cpu") for shape in shapes)
     _library().conv_backward(ctypes.byref(conv), *map(_at, (grad, to_x, to_weight, to_bias)))
     del kept
     return to_x.to(x.dtype), to_weight.T.to(weight.dtype).contiguous(), to_bias.to(bias.dtype)
@@ -81,7 +82,7 @@ _forward.register_autograd(_gradients, setup_context=_keep)
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor, lengths: Sequence[int], reverse: bool) -> tuple[_Conv, list[Tensor]]:
     """The structure that the kernel reads, and the tensors that it points to."""
-    bounds = torch.tensor([0, *lengths]).cumsum(0)
+    bounds = torch.tensor([0, *lengths], device="cpu").cumsum(0)
     own = x.float()
     own = own if own.stride(1) == 1 else own.contiguous()
     held = [own, weight.T.float().contiguous(), bias.float().contiguous(), bounds]

@@ -17,6 +17,7 @@ CASES: dict[str, tuple[tuple[int, ...], int, int, dict[str, Any]]] = {
     "no gate, skip or bias": ((5, 70), 16, 16, {"absent": ("D", "z", "delta_bias")}),
     "plain steps": ((40, 30), 16, 4, {"softplus": False}),
     "tiny steps": ((100,), 16, 16, {"shift": -12.0}),
+    "as under autocast": ((30, 41), 24, 16, {"half": ("delta", "B", "C", "z")}),
     "huge steps": ((100,), 16, 16, {"shift": 12.0}),
 }
 
@@ -44,5 +45,6 @@ def inputs(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> tupl
         tensors["delta"], tensors["delta_bias"] = draw(n, e).abs() * 0.1, draw(e).abs() * 0.1
     for absent in options.get("absent", ()):
         del tensors[absent]
+    kinds = dict.fromkeys(options.get("half", ()), torch.bfloat16)
     rest = {"lengths": lengths, "reverse": options.get("reverse", False), "softplus": options.get("softplus", True)}
-    return {part: tensor.to(dtype) for part, tensor in tensors.items()}, rest
+    return {part: tensor.to(kinds.get(part, dtype)) for part, tensor in tensors.items()}, rest

@@ -1,7 +1,7 @@
 """Selective scan in C++ for the CPU: vectors of channels, hand-written backward, memory linear in the tokens."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,11 @@ def _forward(
     kernel = _library()
     scan, kept = _scan((u, delta, A, B, C, D, z, bias), first, softplus, lengths, reverse)
     channels, states = A.shape
-    out = torch.empty(u.shape, dtype=torch.float32)
-    last = torch.empty(len(lengths), states, channels)
+    out, last = _new(torch.empty, *u.shape), _new(torch.empty, len(lengths), states, channels)
     if kernel.scan_chunk() != CHUNK:
         raise ValueError("CHUNK is not that of scan.cpp")
     count = sum(-(-length // CHUNK) for length in lengths) if keep else 0
-    chunks = torch.empty(count, states, channels)
+    chunks = _new(torch.empty, count, states, channels)
     kernel.scan_forward(ctypes.byref(scan), _at(out), _at(chunks if keep else None), _at(last))
     del kept
     return out.to(u.dtype), last.transpose(1, 2).contiguous(), chunks
@@ -112,8 +111,8 @@ def _backward(
     scan, kept = _scan(parts, first, softplus, lengths, reverse)
     grad = _whole(grad)
     shapes = [None if part is None else part.T.shape if part is A else part.shape for part in parts]
-    made = [None if shape is None else torch.zeros(shape) for shape in shapes]
-    partial = torch.zeros(torch.get_num_threads(), 2, len(grad), scan.states)
+    made = [None if shape is None else _new(torch.zeros, *shape) for shape in shapes]
+    partial = _new(torch.zeros, torch.get_num_threads(), 2, len(grad), scan.states)
     gradients = _Gradients(_at(grad), *map(_at, made), _at(partial))
     _library().scan_backward(ctypes.byref(scan), _at(chunks), ctypes.byref(gradients))
     del kept
@@ -163,8 +162,16 @@ def _scan(
     states, channels = a.shape[1], a.shape[0]
     held = [_rows(u), _rows(delta), _whole(a.T), _rows(b), _rows(c), _whole(d), _rows(z), _whole(bias)]
     strides = [0 if held[place] is None else held[place].stride(0) for place in (0, 1, 3, 4, 6)]
-    held += [torch.tensor([0, *lengths]).cumsum(0), None if first is None else _whole(first.transpose(1, 2))]
+    held += [
+        torch.tensor([0, *lengths], device="cpu").cumsum(0),
+        None if first is None else _whole(first.transpose(1, 2)),
+    ]
     return _Scan(*map(_at, held), len(lengths), channels, states, *strides, int(softplus), int(reverse)), held
+
+
+def _new(make: Callable[..., Tensor], *shape: int) -> Tensor:
+    """What the kernel writes into, whatever torch's default dtype and device are."""
+    return make(shape, dtype=torch.float32, device="cpu")
 
 
 def _rows(tensor: Tensor | None) -> Tensor | None:

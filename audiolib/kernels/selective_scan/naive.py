@@ -1,5 +1,7 @@
 """Selective scan as its definition: a loop over the tokens of each segment."""
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
@@ -22,7 +24,9 @@ def naive(
     first: Tensor | None = None,
     return_last: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """See the contract in `__init__.py`; any device and dtype, memory n e j in the backward pass."""
+    """See the contract in `__init__.py`; any device and dtype (the widest of several), memory n e j for gradients."""
+    kind, wide = u.dtype, reduce(torch.promote_types, (part.dtype for part in (u, delta, A, B, C)))
+    u, delta, A, B, C = (part.to(wide) for part in (u, delta, A, B, C))
     step = delta if delta_bias is None else delta + delta_bias
     step = smooth(step) if softplus else step
     outs, states = [], []
@@ -39,5 +43,5 @@ def naive(
         states.append(state.detach())
     y = torch.stack(outs)
     y = y if D is None else y + D * u
-    y = y if z is None else y * silu(z)
+    y = (y if z is None else y * silu(z.to(wide))).to(kind)
     return (y, torch.stack(states)) if return_last else y

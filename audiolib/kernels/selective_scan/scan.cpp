@@ -171,7 +171,7 @@ void backward_chunk(const Block<J>& block, const Vec* a, const Vec& skip, Vec* c
     block.store(at::vec::fmadd(to_push, delta, to_y * skip), grad.u + token * in.channels);
     to_skip = at::vec::fmadd(to_y, u, to_skip);
     to_delta = at::vec::fmadd(to_push, u, to_delta);
-    if (in.softplus) to_delta = to_delta * (Vec(1.0f) - exponential(delta.neg()));  // softplus' = 1 - exp(-softplus)
+    if (in.softplus) to_delta = to_delta * softplus_slope(delta);
     block.store(to_delta, grad.delta + token * in.channels);
     to_bias = to_bias + to_delta;
   }

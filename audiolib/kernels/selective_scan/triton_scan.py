@@ -90,11 +90,12 @@ class _TritonScan(torch.autograd.Function):
         chunks = u.new_empty(ways, total if save else 0, e, j, dtype=torch.float32)
         last = u.new_empty(ways, len(lengths), e, j, dtype=torch.float32)
         before = None if first is None else first.float().contiguous()
-        scan_forward[_grid(e, lengths, ways)](
-            *_present(parts), bounds, chunk_first, before if before is not None else last, out, chunks, last,
-            n, e, len(lengths), total, *_strides(parts), **_switches(parts, softplus, reverse),
-            HAS_FIRST=before is not None, SAVE=save, J=j, BLOCK=BLOCK, CHUNK=CHUNK,
-        )  # fmt: skip
+        with torch.cuda.device_of(u):  # Triton launches on the current device, not on the tensors'.
+            scan_forward[_grid(e, lengths, ways)](
+                *_present(parts), bounds, chunk_first, before if before is not None else last, out, chunks, last,
+                n, e, len(lengths), total, *_strides(parts), **_switches(parts, softplus, reverse),
+                HAS_FIRST=before is not None, SAVE=save, J=j, BLOCK=BLOCK, CHUNK=CHUNK,
+            )  # fmt: skip
         ctx.save_for_backward(*parts, chunks)
         ctx.options = (softplus, lengths, reverse)
         ctx.dtypes = [None if t is None else t.dtype for t in (u, delta, A, B, C, D, z, bias)]
@@ -119,11 +120,12 @@ class _TritonScan(torch.autograd.Function):
         to_a, to_d, to_bias = empty(ways, m, e, j), empty(ways, m, e), empty(ways, m, e)
         to_b, to_c = empty(ways, blocks, n, j), empty(ways, blocks, n, j)
         scratch = empty(ways * m * blocks * (CHUNK + 1) * BLOCK * j)
-        scan_backward[_grid(e, lengths, ways)](
-            *_present(parts), bounds, chunk_first, chunks, grad.contiguous(), scratch,
-            to_u, to_delta, to_a, to_b, to_c, to_d, to_z, to_bias,
-            n, e, m, total, *_strides(parts), **_switches(parts, softplus, reverse), J=j, BLOCK=BLOCK, CHUNK=CHUNK,
-        )  # fmt: skip
+        with torch.cuda.device_of(u):
+            scan_backward[_grid(e, lengths, ways)](
+                *_present(parts), bounds, chunk_first, chunks, grad.contiguous(), scratch,
+                to_u, to_delta, to_a, to_b, to_c, to_d, to_z, to_bias,
+                n, e, m, total, *_strides(parts), **_switches(parts, softplus, reverse), J=j, BLOCK=BLOCK, CHUNK=CHUNK,
+            )  # fmt: skip
         made = [
             *(to_u.sum(0), to_delta.sum(0), to_a.sum(1), to_b.sum((0, 1)), to_c.sum((0, 1))),
             *(to_d.sum((0, 1)), to_z.sum(0), to_bias.sum((0, 1))),
