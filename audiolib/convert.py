@@ -4,6 +4,7 @@ Those that the papers' authors publish are read by `convert_published.py`. Only 
 `models.transfer` then fits the weights into a model of another shape.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from audiolib.errors import AudiolibError
 from audiolib.files import atomic_path, write_json
 from audiolib.models.spectrogram_transformer import SpectrogramTransformer, TransformerConfig
 from audiolib.pretrained import load, load_card
+from audiolib.progress import say
 
 State = dict[str, Tensor]
 
@@ -196,6 +198,11 @@ def write_hugging_face(source: Path, out: Path) -> None:
             f"Hugging Face's feature extractor makes Kaldi log-mel of 25 ms every 10 ms, uncompressed; {source} was "
             "trained on something else"
         )
+    if not math.isclose(card.fill, zeros_padded(card.frontend), abs_tol=1e-3):
+        say(
+            f"clips shorter than {card.seconds:g} s will differ: transformers pads them with "
+            f"{zeros_padded(card.frontend):.3f}, this model was trained on padding of {card.fill:.3f}"
+        )
     values, state = to_hugging_face_ast(model, card.classes)
     extractor = {
         "feature_extractor_type": "ASTFeatureExtractor",
@@ -210,6 +217,11 @@ def write_hugging_face(source: Path, out: Path) -> None:
         save_file(state, temporary, {"format": "pt"})
     write_json(out / "preprocessor_config.json", extractor)
     write_json(out / "config.json", values)
+
+
+def zeros_padded(frontend: Mapping[str, float]) -> float:
+    """What frames of zeros become when log-mel is normalised: AST's code, and transformers', pad before that."""
+    return -frontend["mean"] / (2 * frontend["std"])
 
 
 def renamed(name: str, rules: list[Any]) -> str:

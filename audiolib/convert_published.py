@@ -128,6 +128,7 @@ def _elastic(plain: State) -> Found:
         heads=max(1, width // 64),
         frames=len(found["embed.positions.time"]) * size,
         patch=(size, size),
+        border="crop",  # Clips of their own length, cut to whole patches.
         layout="axes",
         positions="index",
         prefix_tokens=0,

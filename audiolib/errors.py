@@ -1,7 +1,7 @@
 """The one error type for mistakes a user can mend, and how a program reports it."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 # Packages that not every installation has, by the extra that brings them.
 _EXTRAS = {
@@ -20,6 +20,12 @@ class AudiolibError(Exception):
 
 class KernelUnavailable(AudiolibError):
     """An implementation that was asked for cannot run on this machine."""
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a setting that is none of the choices: left alone it would be taken for the last of them."""
+    if value not in (known := tuple(choices)):
+        raise AudiolibError(f"{name} is {value!r}; choose among: {', '.join(known)}")
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -128,15 +128,15 @@ def log_mel(samples: np.ndarray, frontend: Frontend) -> np.ndarray:
     """Log-mel of one clip.
 
     `kaldi` is the filter bank with the AST settings: mean removed, Hann window, no dither; t = 1 + (l - window) // hop.
-    `stft` is what librosa computes with 2,048 points, HTK bands without norm and zeros around the clip, and 1e-6 added;
-    t = 1 + l // hop.
+    `stft` is what librosa computes with 2,048 points, HTK bands of magnitudes without norm, zeros around the clip, and
+    1e-6 added; t = 1 + l // hop.
 
     Args:
         samples: (l,) mono at the front end's rate.
         frontend: window, hop and number of mel bands.
 
     Returns:
-        (t, f) float32, natural logarithm of power.
+        (t, f) float32, natural logarithm of power (`kaldi`) or of magnitude (`stft`).
 
     Raises:
         BadClip: shorter than one analysis window.
@@ -173,5 +173,6 @@ def _mel_spectrogram(frontend: Frontend) -> MelSpectrogram:
         win_length=frontend.window_samples,
         hop_length=round(frontend.sample_rate * frontend.hop_ms / 1000),
         n_mels=frontend.mel_bins,
+        power=1.0,  # Magnitudes, as in the code for EPIC-SOUNDS.
         pad_mode="constant",
     )

@@ -81,7 +81,7 @@ def run_columns(settings: dict[str, Any]) -> dict[str, Any]:
 def view_of(card: Card, cell: Cell) -> View:
     """How a cell shows clips to a model: padded if it was trained so, at the cell's hop or at its own compression."""
     stored = card.frontend["hop_ms"]
-    view = View(max(1, round(cell.seconds * 1000 / stored)), padded=card.padded)
+    view = View(max(1, round(cell.seconds * 1000 / stored)), padded=card.padded, fill=card.fill)
     own = view.coarser(card.compression, card.method)
     if cell.hop_ms is None or math.isclose(cell.hop_ms, stored * own.stretch):
         return own

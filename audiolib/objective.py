@@ -23,17 +23,19 @@ class Teacher:
         patch: its own patch size.
         scale: with `shift`, what turns the student's log-mel, x, into the teacher's, which may be normalised by other
             constants: scale x + shift.
+        fill: what it knows as padding.
     """
 
     model: Classifier
     patch: tuple[int, int]
     scale: float = 1.0
     shift: float = 0.0
+    fill: float = 0.0
 
     def __call__(self, batch: Batch) -> Tensor:
         """(m, c) float32 logits, outside the graph."""
-        # Padding and masks, which are 0 for the student, are 0 for a teacher too.
-        mel = torch.where(batch.mel == 0, 0.0, batch.mel * self.scale + self.shift)
+        # Padding, and masks, which are 0 for the student.
+        mel = torch.where(batch.mel == 0, self.fill, batch.mel * self.scale + self.shift)
         with torch.no_grad():
             return self.model(replace(batch, mel=mel), self.patch).float()
 

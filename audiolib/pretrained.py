@@ -24,7 +24,8 @@ class Card:
 
     `frontend` has sample_rate, mel_bins, window_ms, hop_ms, mean and std; `patch`, `frames`, `compression` and
     `method` are those of the last training phase. `padded` models saw every clip at `frames` frames, others at its own
-    length up to that.
+    length up to that. `fill` is what shorter clips were padded with, in normalised log-mel: models trained here know
+    the mean, those of others what zeros become when the mean is taken away.
     """
 
     classes: list[str]
@@ -35,6 +36,7 @@ class Card:
     compression: float
     method: str
     padded: bool = True
+    fill: float = 0.0
 
     @property
     def seconds(self) -> float:

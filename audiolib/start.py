@@ -69,7 +69,7 @@ def teacher(job: Job, device: torch.device) -> Teacher:
         raise AudiolibError(f"{job.stage}.distill: {job.start} was trained on other log-mel than {job.features} has")
     own, theirs = shards.stats, card.frontend
     shift = (own["mean"] - theirs["mean"]) / (2 * theirs["std"])
-    return Teacher(model, card.patch, own["std"] / theirs["std"], shift)
+    return Teacher(model, card.patch, own["std"] / theirs["std"], shift, card.fill)
 
 
 def read_vit(path: Path) -> dict[str, Any]:

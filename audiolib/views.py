@@ -24,6 +24,7 @@ class View:
         pool: fetched frames that become one.
         pooling: `avg_pool` or `max_pool`.
         padded: whether a shorter clip is completed; else it stays as long as it is.
+        fill: with what, in normalised log-mel; 0 is the mean.
     """
 
     frames: int
@@ -31,11 +32,12 @@ class View:
     pool: int = 1
     pooling: str = "max_pool"
     padded: bool = True
+    fill: float = 0.0
 
     @property
     def fetched(self) -> int:
         """Frames as fetched."""
-        return math.ceil(self.frames / self.hop)
+        return math.ceil(self.frames / self.hop - 1e-9)  # 21 / 1.4 is a little more than 15 in floating point.
 
     @property
     def seen(self) -> int:
@@ -52,10 +54,13 @@ class View:
         """Whether stored log-mel is not enough."""
         return self.hop != int(self.hop)
 
-    def fit(self, mel: np.ndarray, random: Random | None = None, fill: float = 0.0) -> np.ndarray:
-        """Cut (t, f) fetched frames to the view, at a random place if there is a generator; pad if that is wanted."""
+    def fit(self, mel: np.ndarray, random: Random | None = None, fill: float | None = None) -> np.ndarray:
+        """Cut (t, f) fetched frames to the view, at a random place if there is a generator; pad if that is wanted.
+
+        `fill` is for log-mel that is not normalised yet.
+        """
         frames = self.fetched if self.padded else min(self.fetched, len(mel))
-        return fit_length(mel, frames, random, fill)
+        return fit_length(mel, frames, random, self.fill if fill is None else fill)
 
     def coarser(self, compression: float, method: str) -> "View":
         """The same at a temporal compression (papers.md 3.1).

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from audiolib.convert_published import from_published
 from audiolib.errors import AudiolibError
 from audiolib.inference import Listener
 from audiolib.models.spectrogram_transformer import SpectrogramTransformer
-from audiolib.pretrained import load_card
+from audiolib.pretrained import load, load_card, save_pretrained
 from tests.test_cli import audiolib
 from tests.test_convert import CLASSES, random_ast, sounds
 from tests.test_inference import saved
@@ -32,22 +33,28 @@ def hugging_face(tmp_path):
     return tmp_path / "hf"
 
 
-def test_a_sound_gives_the_same_probabilities_on_both_sides(hugging_face, tmp_path):
+@pytest.mark.parametrize("frames", [106, 60])  # As long as the model's clips, and shorter.
+def test_a_sound_gives_the_same_probabilities_on_both_sides(hugging_face, tmp_path, frames):
     done = audiolib("convert", hugging_face, tmp_path / "ours")
     assert done.returncode == 0, done.stderr
-    wave = (np.random.default_rng(0).standard_normal(16000 + 16000 // 10) * 0.1).astype(np.float32)
-    wave = wave[
-        : 400 + 105 * 160
-    ]  # 106 frames: shorter clips are padded before the normalisation there, after it here.
+    wave = (np.random.default_rng(0).standard_normal(400 + (frames - 1) * 160) * 0.1).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
     theirs = ASTForAudioClassification.from_pretrained(hugging_face).eval()
     inputs = ASTFeatureExtractor.from_pretrained(hugging_face)(wave, sampling_rate=16000, return_tensors="pt")
     with torch.inference_mode():
         wanted = theirs(**inputs).logits.softmax(1)[0].numpy()
     listener = Listener(tmp_path / "ours")
-    (found,) = listener.listen([tmp_path / "a.wav"], window=len(wave) / 16000)
+    (found,) = listener.listen([tmp_path / "a.wav"], window=max(listener.own_seconds, len(wave) / 16000))
     assert listener.classes == CLASSES
     np.testing.assert_allclose(found.values, wanted, atol=1e-4)
+
+
+def test_another_padding_than_that_of_transformers_is_told(hugging_face, tmp_path):
+    assert audiolib("convert", hugging_face, tmp_path / "ours").returncode == 0
+    card = load_card(tmp_path / "ours")
+    save_pretrained(load(tmp_path / "ours"), replace(card, fill=0.0), tmp_path / "mean")
+    told = [audiolib("convert", tmp_path / name, tmp_path / f"{name} back").stderr for name in ("ours", "mean")]
+    assert "transformers pads them with" not in told[0] and "with 0.467, this model was trained on" in told[1]
 
 
 def test_a_model_of_the_hub_is_converted_from_its_cache(hugging_face, tmp_path, hub):

@@ -112,6 +112,9 @@ def test_elasticast_with_its_unscaled_attention_and_factorised_positions(tmp_pat
     config, converted, left = from_published({f"module.{name}": tensor for name, tensor in state.items()}, 10)
     model = SpectrogramTransformer(config)
     agree(model, converted, wanted)
+    longer = [torch.cat([mel, mel[:9]]) for mel in sounds(FRAMES)]
+    with torch.inference_mode():  # What does not fill a patch is left out.
+        torch.testing.assert_close(model(pack(longer)), wanted, rtol=1e-4, atol=1e-4)
     with torch.inference_mode():  # A patch has its position by its number, whatever the hop.
         coarse = model(pack(list(sounds(FRAMES)), stretch=[2.0] * len(wanted)))
     torch.testing.assert_close(coarse, wanted, rtol=1e-4, atol=1e-4)

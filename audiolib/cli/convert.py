@@ -128,6 +128,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _from_others(asked: argparse.Namespace) -> None:
+    from audiolib.convert import zeros_padded
     from audiolib.models.audio_mamba import AudioMamba
     from audiolib.models.spectrogram_transformer import SpectrogramTransformer, TransformerConfig
     from audiolib.pretrained import Card, save_pretrained
@@ -153,7 +154,8 @@ def _from_others(asked: argparse.Namespace) -> None:
         "std": extractor.get("std", asked.std),
     }
     padded = not (isinstance(config, TransformerConfig) and config.pool == "attention")
-    card = Card(classes, asked.multi_label, frontend, config.patch, config.frames, 1, "none", padded)
+    fill = zeros_padded(frontend) if padded else 0.0
+    card = Card(classes, asked.multi_label, frontend, config.patch, config.frames, 1, "none", padded, fill)
     save_pretrained(model, card, asked.out)
 
 

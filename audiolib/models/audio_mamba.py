@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from audiolib.batches import Batch
-from audiolib.errors import AudiolibError
+from audiolib.errors import check_choice
 from audiolib.models.classifier import Classifier
 from audiolib.models.mamba import DIRECTIONS, MambaBlock
 from audiolib.models.parts import drop_tokens, kept_tokens, segment_mean
@@ -50,8 +50,7 @@ class MambaConfig:
 
     def __post_init__(self) -> None:
         for name, allowed in (("directions", DIRECTIONS), ("class_token", PLACES), ("order", ("frequency", "time"))):
-            if getattr(self, name) not in allowed:
-                raise AudiolibError(f"{name} is {getattr(self, name)!r}; choose among: {', '.join(allowed)}")
+            check_choice(name, getattr(self, name), allowed)
 
 
 class AudioMamba(Classifier):
@@ -76,7 +75,7 @@ class AudioMamba(Classifier):
         positions                 sines and cosines, see `positions.py`
         patch kernel              truncated normal, std 1 / sqrt(inputs)
         class token, head         truncated normal, std 0.02
-        biases of patch and head  0;  norm weights 1
+        biases of patch and head  0;  norms as torch makes them, weight 1
         """
         self.embed.positions.init_weights()
         trunc_normal_(self.embed.weight, std=self.embed.weight[0].numel() ** -0.5, generator=generator)

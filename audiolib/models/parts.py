@@ -99,17 +99,22 @@ class AttentionPool(nn.Module):
         query = self.query.reshape(self.heads, -1)
         scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
         share = segment_softmax((key * query).sum(-1).float() * scale, lengths)  # (n, h)
-        return self.project(segment_sum(share[..., None].to(value) * value, lengths).flatten(1))
+        # In float32, and so is the sum: one by one in bfloat16, a thousand tokens add up to half of what they are.
+        pooled = segment_sum(share[..., None] * value.float(), lengths)
+        return self.project(pooled.flatten(1).to(value))
 
 
 def segment_sum(x: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """(n, ...) to (m, ...): the sum over each segment, added up in the same order whatever lies beside it."""
-    return torch.segment_reduce(x, "sum", lengths=_on(x.device, lengths), unsafe=True)
+    """(n, ...) to (m, ...): the sum over each segment, added up in the same order whatever lies beside it.
+
+    In float32 at least, as `segment_mean` is; the result is not rounded back.
+    """
+    return torch.segment_reduce(_wide(x), "sum", lengths=_on(x.device, lengths), unsafe=True)
 
 
 def segment_mean(x: Tensor, lengths: tuple[int, ...]) -> Tensor:
     """(n, ...) to (m, ...): the mean over each segment."""
-    return torch.segment_reduce(x, "mean", lengths=_on(x.device, lengths), unsafe=True)
+    return torch.segment_reduce(_wide(x), "mean", lengths=_on(x.device, lengths), unsafe=True)
 
 
 def segment_softmax(x: Tensor, lengths: tuple[int, ...]) -> Tensor:
@@ -119,6 +124,10 @@ def segment_softmax(x: Tensor, lengths: tuple[int, ...]) -> Tensor:
     largest = torch.segment_reduce(x.detach(), "max", lengths=sizes, unsafe=True)
     raised = (x - largest[spread]).exp()
     return raised / segment_sum(raised, lengths)[spread]
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _on(device: torch.device, lengths: tuple[int, ...]) -> Tensor:
@@ -140,7 +149,12 @@ def drop_tokens(
         lengths: tokens of each clip.
         dropout: share that is left out.
         draws: a random number for each clip; it alone decides which of the clip's tokens stay.
+
+    Raises:
+        ValueError: the batch came without them.
     """
+    if len(draws) != len(lengths):
+        raise ValueError("token dropout needs Batch.draws, a number for each clip; or call model.eval()")
     kept = tuple(kept_tokens(length, dropout) for length in lengths)
     first = np.cumsum([0, *lengths[:-1]])
     place = np.arange(len(x)) - np.repeat(first, lengths)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from audiolib.models.positions import LAYOUTS, Axis, Places, Size, Spacing
+from audiolib.errors import check_choice
+from audiolib.models.positions import LAYOUTS, MODES, Axis, Places, Size, Spacing
 from audiolib.models.resize import Resize, kernel_matrix_for
 
 Starts = tuple[int, ...]  # first frame, or band, of each patch
@@ -27,6 +28,9 @@ class PatchEmbed(nn.Module):
         border: what happens to a last patch that the clip does not fill. `pad` completes it with the mean, `crop` drops
             it as the papers do, `overlap` moves all patches a little together until the last one is full.
         resize: how the kernel is resized.
+
+    Raises:
+        AudiolibError: a name that is none of those above.
     """
 
     def __init__(
@@ -42,6 +46,9 @@ class PatchEmbed(nn.Module):
         resize: Resize | None = None,
     ) -> None:
         super().__init__()
+        check_choice("layout", layout, LAYOUTS)
+        check_choice("positions", positions, MODES)
+        check_choice("border", border, ("pad", "crop", "overlap"))
         self.mel_bins, self.frames, self.patch, self.stride = mel_bins, frames, patch, stride
         self.border, self.resize = border, resize or Resize()
         self.weight = nn.Parameter(torch.empty(width, *patch))
@@ -96,7 +103,12 @@ class PatchEmbed(nn.Module):
 
         Returns:
             (n, d) tokens, time-major inside a clip, and the tokens of each clip.
+
+        Raises:
+            ValueError: log-mel of another number of bands.
         """
+        if mel.shape[1] != self.mel_bins:
+            raise ValueError(f"log-mel of {mel.shape[1]} bands for a model of {self.mel_bins}")
         rows = self.starts(self.mel_bins, 0, patch)
         columns = [self.starts(length, 1, patch) for length in lengths]
         kernel = self.kernel(patch).transpose(1, 2).reshape(len(self.bias), -1)

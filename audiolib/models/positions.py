@@ -64,6 +64,9 @@ def centre_matrix(old: int, spacing: Spacing, places: Places) -> Tensor:
         return weights / weights.sum(1, keepdim=True)
 
 
+MODES = ("stretch", "centre", "index")
+
+
 class Axis:
     """How positions along one axis are read.
 

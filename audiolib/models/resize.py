@@ -7,18 +7,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from audiolib.errors import check_choice
+
+METHODS = ("pseudo_inverse", "interpolate")
+MODES = ("bilinear", "bicubic")
+
 
 @dataclass(frozen=True)
 class Resize:
     """How a kernel becomes another size; published models differ, so it belongs to a model's config (papers.md 2.1).
 
     `pseudo_inverse` is the published method (bilinear, no antialias); timm uses it bicubic with antialias, big_vision
-    bilinear with antialias. `interpolate` is the plain resize that the papers compare with.
+    bilinear with antialias. `interpolate` is the plain resize; that of the papers' comparison is antialiased.
+
+    Raises:
+        AudiolibError: a name that is not among `METHODS`, or `MODES`.
     """
 
     method: str = "pseudo_inverse"
     mode: str = "bilinear"
     antialias: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("resize.method", self.method, METHODS)
+        check_choice("resize.mode", self.mode, MODES)
 
 
 @lru_cache(maxsize=1024)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from audiolib.batches import Batch
-from audiolib.errors import AudiolibError
+from audiolib.errors import AudiolibError, check_choice
 from audiolib.models.classifier import Classifier
 from audiolib.models.parts import (
     AttentionPool,
@@ -57,6 +57,7 @@ class TransformerConfig:
     head_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        check_choice("pool", self.pool, ("prefix", "attention", "mean"))
         if (self.pool == "prefix") != (self.prefix_tokens > 0):
             raise AudiolibError("pool 'prefix' goes with prefix tokens, any other pool with prefix_tokens: 0")
 
@@ -86,7 +87,7 @@ class SpectrogramTransformer(Classifier):
         matrices, patch kernel    truncated normal, std 1 / sqrt(inputs); 0.02, as for large models, starts slowly
                                   at small widths
         prefix, query, head       truncated normal, std 0.02
-        biases                    0;  norm weights 1
+        biases                    0;  norms as torch makes them, weight 1
         """
         self.embed.positions.init_weights()
         for name, parameter in self.named_parameters():

@@ -13,6 +13,9 @@ from audiolib.models.positions import Places
 class Stream:
     """Feeds one clip to a model chunk by chunk; `logits()` equals what the model says of the whole so far.
 
+    Up to the length of the stored positions: a longer clip is squeezed onto them, a stream stays at the last one. The
+    model is switched to `eval()`.
+
     Args:
         model: `directions: fo-fo`, `order: time`, `class_token: end` or `mean`, and no overlap of patches.
         hop: frames of the stored positions that one frame of the stream lasts (`Batch.stretch`).

@@ -57,6 +57,26 @@ def test_permuting_clips_permutes_logits():
     torch.testing.assert_close(net(mixed), net(packed(clips()))[order], atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("frames", [1000, 5000])
+@pytest.mark.parametrize(
+    "name, changes", [("elastic_nano", {}), ("elastic_nano", {"pool": "mean"}), ("flexi_nano", {})]
+)
+def test_a_long_clip_under_autocast_is_what_it_is_in_float32(name, changes, frames):
+    """504 and 2,504 tokens: a sum that is taken in bfloat16 stops growing after some hundred."""
+    net = create_model(name, 5, frames=128, depth=2, **changes).eval()
+    batch = pack([torch.randn(frames, 128, generator=torch.Generator().manual_seed(0)) + 0.5])
+    with torch.inference_mode():
+        wanted = net.embeddings(batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = net.embeddings(batch)
+    assert (found - wanted).norm() < 0.02 * wanted.norm()
+
+
+def test_training_without_draws_says_what_is_missing():
+    with pytest.raises(ValueError, match=r"token dropout needs Batch\.draws"):
+        model().train()(pack(clips()))
+
+
 def test_gradients_of_a_pack_are_the_sum_of_those_of_its_clips():
     net = model().train()
     net(packed(clips())).square().sum().backward()

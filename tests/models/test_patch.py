@@ -6,6 +6,8 @@ import torch
 from timm.layers.patch_embed import resample_patch_embed
 
 from audiolib.batches import pack
+from audiolib.errors import AudiolibError
+from audiolib.models import create_model
 from audiolib.models.patch import PatchEmbed
 from audiolib.models.positions import Places, Spacing, centre_matrix
 from audiolib.models.resize import Resize, _kernel_matrix_on, kernel_matrix, resize_matrix
@@ -175,6 +177,21 @@ def test_patches_that_overlap_have_the_stored_positions_at_home():
         torch.testing.assert_close(matrix, torch.eye(len(home.starts), dtype=torch.float64))
     (row,) = centre_matrix(10, Spacing(16, 10), Places((25,), 16, 41))
     torch.testing.assert_close(row, torch.tensor([0, 0, 0.5, 0.5, *[0] * 6], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"positions": "streched"}, {"border": "cut"}, {"layout": "line"}, {"resize": {"method": "PI"}}, {"pool": "max"}],
+)
+def test_a_misspelt_setting_is_no_other_model(setting):
+    with pytest.raises(AudiolibError, match="choose among"):
+        create_model("flexi_nano", 10, **setting)
+
+
+@pytest.mark.parametrize("bands", [64, 129])
+def test_log_mel_of_other_bands_is_refused(bands):
+    with pytest.raises(ValueError, match=f"log-mel of {bands} bands for a model of 128"):
+        embed()(torch.zeros(96, bands), (96,), (1.0,), (16, 16))
 
 
 def test_positions_count_time_not_frames():
