@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OUTSIDE := $(PATH)
 export PATH := $(abspath $(BIN)):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -35,7 +36,8 @@ lint: $(STAMP)
 ui: $(STAMP)
 	python -m audiolib.ui
 
-# Without the virtual environment, so that it runs with the torch that a GPU machine brings.
+# Without the virtual environment, so that it runs with the torch that a GPU machine brings; beside that it needs pytest.
+gpu: export PATH := $(OUTSIDE)
 gpu:
-	python3 -m pytest -m gpu tests/kernels tests/models
+	python3 -m pytest -m gpu tests/kernels
 	python3 -m audiolib.bench flexible packing scan length scan_gpu --device cuda --keep

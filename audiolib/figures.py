@@ -196,6 +196,7 @@ def study_lines(
         costs: for each corpus and model the 10^12 multiply-accumulates of training, and each seed's accuracy at home.
     """
     corpora, panels = rows["corpus"].unique(maintain_order=True).to_list(), [*measured_axes(rows), "cost"]
+    palette = mpl.colormaps["tab10" if len(order) <= 10 else "tab20"]
     figure = Figure(figsize=(5.2 * len(panels), 4.2 * len(corpora)), layout="constrained")
     grid = figure.subplots(len(corpora), len(panels), squeeze=False)
     for line, corpus in zip(grid, corpora, strict=True):
@@ -203,7 +204,7 @@ def study_lines(
             for number, model in enumerate(order):
                 own = rows.filter((pl.col("corpus") == corpus) & (pl.col("model") == model))
                 if len(own):
-                    style = {"color": f"C{number % 10}", "marker": "os^Dv"[number % 5], "ms": 4, "label": model}
+                    style = {"color": palette(number), "marker": "os^DvPX"[number % 7], "ms": 4, "label": model}
                     if panel == "cost" and (corpus, model) not in costs:
                         continue
                     if panel == "cost":
@@ -215,7 +216,7 @@ def study_lines(
             where = " at home" if panel == "cost" else ""
             axes.set(title=corpus, xlabel=_LABELS[panel], ylabel=f"accuracy{where} (%)")
             axes.grid(alpha=0.3)
-        line[-1].legend(fontsize=8)
+        line[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 
 

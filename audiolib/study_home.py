@@ -33,8 +33,11 @@ def home_of(run: StudyRun, corpus: str) -> StudyHome:
     bands, frames = as_size(run.architecture.get("patch", 16))
     phases = run.recipe.get("phases") or [{"method": "none", "compression": 1}]
     hop = _STORED_HOP * (phases[-1]["compression"] if phases[-1]["method"] == "frame_shift" else 1)
-    data = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus)
-    return StudyHome(bands, frames, run.seconds or data.seconds, hop)
+    return StudyHome(bands, frames, run.seconds or _data(corpus).seconds, hop)
+
+
+def _data(corpus: str) -> DataPreset:
+    return validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus)
 
 
 def at_home(rows: pl.DataFrame, run: StudyRun, corpus: str) -> pl.DataFrame:
@@ -43,6 +46,13 @@ def at_home(rows: pl.DataFrame, run: StudyRun, corpus: str) -> pl.DataFrame:
     return rows.filter(
         (pl.col("corpus") == corpus) & (pl.col("model") == run.name), pl.col("metric") == "accuracy", *here
     )
+
+
+def epochs_of(study: Study, run: StudyRun, corpus: str) -> str:
+    """Epochs of each phase, those of the run that it starts from before them: `4 + 18, then 60`."""
+    scale = _data(corpus).epochs_scale
+    told = " + ".join(str(phase["epochs"] * scale) for phase in run.recipe["phases"])
+    return told if run.start is None else f"{epochs_of(study, study.run(run.start), corpus)}, then {told}"
 
 
 def training_cost(study: Study, rows: pl.DataFrame, run: StudyRun, metric: str) -> float | None:

@@ -17,7 +17,7 @@ from audiolib.figures import study_heat_maps, study_lines
 from audiolib.files import atomic_path, write_text
 from audiolib.results import AXES, along, matrix, measured_axes, patch_name, plane
 from audiolib.study import read_study
-from audiolib.study_home import at_home, training_cost
+from audiolib.study_home import at_home, epochs_of, training_cost
 
 
 def render(name: str) -> str:
@@ -38,7 +38,7 @@ def render(name: str) -> str:
         f"`python -m audiolib.study {name}`, which continues where it stopped. Runs: `configs/study/{name}.yaml`.",
         f"Commits: {', '.join(_distinct(rows, 'commit'))}. Machine: {'; '.join(_distinct(rows, 'machine'))}. "
         "Mean ± standard deviation over seeds.",
-        f"![accuracy along each axis and over the cost of training]({name}.png)",
+        f"![accuracy {'along each axis, and ' if measured_axes(rows) else ''}over the cost of training]({name}.png)",
     ]
     for corpus in [corpus for corpus in study.corpora if corpus in rows["corpus"]]:
         own = rows.filter(pl.col("corpus") == corpus)
@@ -110,10 +110,14 @@ def _label(axis: str, value: tuple[Any, ...]) -> str:
 
 
 def _cost_table(study: Study, rows: pl.DataFrame, corpus: str) -> str:
-    lines = [["model", "accuracy at home", "GMAC", "ratio", "10^6 tokens", "ratio", "seconds", "ratio"]]
+    lines = [["model", "epochs", "accuracy at home", "GMAC", "ratio", "10^6 tokens", "ratio", "seconds", "ratio"]]
     first: dict[str, float] = {}
     for run in [run for run in study.runs if run.name in rows["model"]]:
-        line = [run.name, _spread([100 * value for value in at_home(rows, run, corpus)["value"]])]
+        line = [
+            run.name,
+            epochs_of(study, run, corpus),
+            _spread([100 * value for value in at_home(rows, run, corpus)["value"]]),
+        ]
         for metric, unit in (("train_gmac", 1.0), ("train_tokens", 1e6), ("train_seconds", 1.0)):
             mean = training_cost(study, rows, run, metric)
             if mean is None:

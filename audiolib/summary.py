@@ -1,4 +1,4 @@
-"""The table of README.md: what the studies have found, one line a model, from the kept rows of docs/results.
+"""The tables of README.md: what the studies have found, one line a model, from the kept rows of docs/results.
 
 python -m audiolib.summary
 """
@@ -7,74 +7,86 @@ import statistics
 
 import polars as pl
 
+from audiolib.config.study import StudyRun
 from audiolib.errors import run_main
 from audiolib.evidence import read_evidence
 from audiolib.files import write_text
-from audiolib.results import AXES
+from audiolib.results import AXES, measured_axes
 from audiolib.study import ROOT, read_study
-from audiolib.study_home import at_home, home_of, training_cost
+from audiolib.study_home import at_home, epochs_of, home_of, training_cost
 
-# Study and run; a run is told with its start.
-SHOWN = (
-    ("flexi", "ast-p8", "AST/8"),
-    ("flexi", "ast-p16", "AST/16"),
-    ("flexi", "ast-p32", "AST/32"),
-    ("flexi", "flexi", "FlexiAST, from AST/8"),
-    ("elastic", "ast 0.96 s", "AST/16, 0.96 s, 10 ms"),
-    ("elastic", "ast 20 ms", "AST/16, 0.96 s, 20 ms"),
-    ("elastic", "elastic", "ElasticAST"),
-    ("aum", "ast", "AST/16, 22 epochs"),
-    ("aum", "aum", "Audio Mamba, 22 epochs"),
-    ("coarse", "single", "AST/16, single-phase"),
-    ("coarse", "frame_shift three", "AST/16, coarse to fine"),
-    ("compare", "ast-p16", "AST/16, 40 epochs"),
-    ("compare", "flexi", "FlexiAST, from AST/8"),
-    ("compare", "elastic", "ElasticAST"),
-    ("compare", "aum", "Audio Mamba, 22 epochs"),
-    ("compare", "any", "any: FlexiAST in ElasticAST's packs"),
-)
+# Of each study the runs that are told, and how; of `compare` all are.
+SHOWN = {
+    "compare": {
+        "ast-p8": "AST/8",
+        "ast-p8 coarse to fine": "AST/8, coarse to fine",
+        "ast-p16": "AST/16",
+        "ast-p16 coarse to fine": "AST/16, coarse to fine",
+        "ast-p32": "AST/32",
+        "ast-p32 coarse to fine": "AST/32, coarse to fine",
+        "flexi": "FlexiAST, from AST/8",
+        "flexi coarse to fine": "FlexiAST, coarse to fine",
+        "elastic": "ElasticAST",
+        "elastic coarse to fine": "ElasticAST, coarse to fine",
+        "aum": "Audio Mamba",
+        "aum coarse to fine": "Audio Mamba, coarse to fine",
+        "aum in packs": "Audio Mamba in packs",
+        "any": "any: FlexiAST in ElasticAST's packs",
+        "any aum": "any aum: the same with Audio Mamba",
+    },
+    "flexi": {"ast-p8": "AST/8", "ast-p16": "AST/16", "ast-p32": "AST/32", "flexi": "FlexiAST, from AST/8"},
+    "elastic": {
+        "ast 0.96 s": "AST/16, 0.96 s, 10 ms",
+        "ast 20 ms": "AST/16, 0.96 s, 20 ms",
+        "elastic": "ElasticAST",
+    },
+    "coarse": {"single": "AST/16, single-phase", "frame_shift three": "AST/16, frame shift in three phases"},
+    "aum": {"ast": "AST/16", "aum": "Audio Mamba"},
+}
+_MANY = {"patch": "patch sizes", "length": "lengths", "hop": "hops"}
 BEGIN, END = "<!-- python -m audiolib.summary -->", "<!-- end -->"
 
 
 def render() -> str:
-    """The table as Markdown, one for each corpus that has rows."""
+    """The tables as Markdown, one for each study and corpus that has rows."""
     parts = []
-    corpora = {corpus for study, *_ in SHOWN for corpus in read_evidence(study)["corpus"]}
-    for corpus in sorted(corpora):
-        lines = [_line(study, run, label, corpus) for study, run, label in SHOWN]
-        titles = ["model", "seeds", "accuracy at home", "mean over patch sizes", "over lengths", "over hops"]
-        titles += ["GMAC a clip", "TMAC of training", "study"]
-        rules = ["---", *["---:"] * (len(titles) - 2), "---"]
-        table = [titles, rules, *[line for line in lines if line]]
-        parts += [f"`{corpus}`:", "\n".join(f"| {' | '.join(line)} |" for line in table)]
+    for study, labels in SHOWN.items():
+        kept = read_evidence(study).filter(pl.col("model").is_in(list(labels)))
+        for corpus in sorted(kept["corpus"].unique()):
+            rows = kept.filter(pl.col("corpus") == corpus)
+            parts += [f"[{study}](docs/results/{study}.md) on `{corpus}`:", _table(study, labels, rows, corpus)]
     return "\n\n".join(parts)
 
 
-def _line(study_name: str, run_name: str, label: str, corpus: str) -> list[str]:
-    study, rows = read_study(study_name), read_evidence(study_name).filter(pl.col("corpus") == corpus)
-    run = study.run(run_name)
-    own, home = rows.filter(pl.col("model") == run_name), home_of(run, corpus)
-    accuracy = own.filter(pl.col("metric") == "accuracy")
-    if accuracy.is_empty():
-        return []
-    place = vars(home)
-    here = at_home(rows, run, corpus)
-    means = []
-    for columns in AXES.values():
-        rest = [(pl.col(c) - value).abs() < 1e-6 for c, value in place.items() if c not in columns]
-        line = accuracy.filter(rest)
-        several = line.select(columns).n_unique() > 1
-        means.append(_spread(line.group_by("seed").agg(pl.col("value").mean())["value"].to_list()) if several else "")
-    cost = training_cost(study, rows, run, "train_gmac")
-    return [
-        label,
-        str(here["seed"].n_unique()),
-        _spread(here["value"].to_list()),
-        *means,
-        f"{here['gmac'].mean():.3f}",
-        "" if cost is None else f"{cost / 1000:.1f}",
-        f"[{study_name}](docs/results/{study_name}.md)",
-    ]
+def _table(name: str, labels: dict[str, str], rows: pl.DataFrame, corpus: str) -> str:
+    """A line a model; of the means, those that the study has measured."""
+    study, axes = read_study(name), measured_axes(rows)
+    lines, points = [], dict.fromkeys(axes, 0)
+    for run_name, label in labels.items():
+        run = study.run(run_name)
+        here = at_home(rows, run, corpus)
+        if here.is_empty():
+            continue
+        means = []
+        for axis in axes:
+            line = _line(rows, run, corpus, axis)
+            points[axis] = max(points[axis], line.select(AXES[axis]).n_unique())
+            means.append(_spread(line.group_by("seed").agg(pl.col("value").mean())["value"].to_list()))
+        cost = training_cost(study, rows, run, "train_gmac")
+        seeds, home = str(here["seed"].n_unique()), _spread(here["value"].to_list())
+        costs = [f"{here['gmac'].mean():.3f}", "" if cost is None else f"{cost / 1000:.1f}"]
+        lines.append([label, epochs_of(study, run, corpus), seeds, home, *means, *costs])
+    titles = ["model", "epochs", "seeds", "accuracy at home", *(f"over {points[axis]} {_MANY[axis]}" for axis in axes)]
+    titles += ["GMAC a clip", "TMAC of training"]
+    rules = ["---", *["---:"] * (len(titles) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [titles, rules, *lines])
+
+
+def _line(rows: pl.DataFrame, run: StudyRun, corpus: str, axis: str) -> pl.DataFrame:
+    """Accuracy of a run along an axis, the rest as at its home."""
+    place = vars(home_of(run, corpus))
+    rest = [(pl.col(c) - value).abs() < 1e-6 for c, value in place.items() if c not in AXES[axis]]
+    return rows.filter(pl.col("model") == run.name, pl.col("metric") == "accuracy", *rest)
 
 
 def _spread(shares: list[float]) -> str:
@@ -84,7 +96,7 @@ def _spread(shares: list[float]) -> str:
 
 
 def main() -> None:
-    """`python -m audiolib.summary`: write the table into README.md."""
+    """`python -m audiolib.summary`: write the tables into README.md."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     before, rest = readme.split(BEGIN, 1)
     _, after = rest.split(END, 1)
