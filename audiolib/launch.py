@@ -1,8 +1,10 @@
 """One process or many: the only door to Ray. One worker needs no Ray; the loop is the same either way."""
 
 import functools
+import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from audiolib.config.corpus import DataPreset
 from audiolib.config.strict import read_preset, read_section
 from audiolib.config.training import ModelPreset, Recipe, Seed, TrainSection
 from audiolib.errors import AudiolibError
-from audiolib.files import digest, lock, scratch_folder, user_path, write_text
+from audiolib.files import digest, lock, scratch_folder, user_path
 from audiolib.job import Job, fingerprint
 from audiolib.progress import say
 from audiolib.start import start_digest
@@ -83,13 +85,14 @@ def run(job: Job, on_epoch: OnEpoch | None = None) -> None:
 def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
     fewest, most = job.settings.num_workers
     ray = start_ray(most)
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpu = job.settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= fewest
     # A name that Ray has seen continues that run: the name says what is trained, and by which process.
     name = f"{job.stage}-{digest([str(job.out), job.recipe.model_dump(mode='json'), job.seed, os.getpid()])}"
     complaint = job.scratch / "ray" / f"{name}.error"
+    complaint.parent.mkdir(parents=True, exist_ok=True)
     complaint.unlink(missing_ok=True)
 
     def fit_once(attempt: int) -> None:
@@ -97,40 +100,66 @@ def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
             functools.partial(_worker, job=job, on_epoch=on_epoch, complaint=complaint),
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             scaling_config=ScalingConfig(num_workers=fewest if fewest == most else (fewest, most), use_gpu=gpu),
+            # Ray would repeat a user's mistake as it does the loss of a worker: attempts are counted here instead.
             run_config=RunConfig(
                 name=f"{name}-{attempt}",
                 storage_path=str((job.scratch / "ray").resolve()),
-                failure_config=FailureConfig(max_failures=job.settings.max_failures),
+                callbacks=[_hushed_controller()],
             ),
         ).fit()
 
-    reason: str | None = None
+    reason = ""
     for attempt in range(job.settings.max_failures + 1):
+        if attempt:
+            say(f"{job.stage}: {reason}; beginning again from the last checkpoint")
         try:
-            fit_once(attempt)
-            reason = None
-        except ray.train.TrainingFailedError as error:
-            reason = f"training on Ray failed: {' '.join(str(error).split())[:500]}"
-            # Ray counts and repeats what fails in workers, but gives up when one is lost while they start.
-            if isinstance(error, ray.train.ControllerError) and not complaint.exists():
-                say(f"{job.stage}: a worker was lost while it started; beginning again from the last checkpoint")
-                ray.shutdown()  # What the lost start holds of the cluster is set free with the connection.
+            return fit_once(attempt)
+        except TrainingFailedError as error:
+            lost = getattr(error, "worker_failures", {})
+            for failure in lost.values():
+                if isinstance(failure, AudiolibError):
+                    raise failure from None
+            first = next(iter(lost.values()), error)
+            told = " ".join(f"{type(first).__name__}: {first}".split())
+            reason = f"training on Ray failed: {told[:500]}"
+            if not lost:  # What a start that went wrong holds of the cluster is set free with the connection.
+                ray.shutdown()
                 start_ray(most)
-                continue
-        break
-    if complaint.exists():
-        reason = complaint.read_text(encoding="utf-8")
-    if reason is not None:
-        raise AudiolibError(reason)
+    raise AudiolibError(reason)
 
 
 def _worker(job: Job, on_epoch: OnEpoch | None, complaint: Path) -> None:
     """What every Ray worker runs. Ray sets one thread for each; share the cores of this machine instead.
 
-    A user's mistake is no reason to try again: it is written down for the driver and the worker ends in peace.
+    A user's mistake on one worker ends all of them, the others out of the middle of what they do together. The driver
+    tells it in one line; the empty file `complaint` lets the others know why they end, so that they are silent.
     """
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.settings.num_workers[1]))
     try:
         fit(job, on_epoch)
-    except AudiolibError as error:
-        write_text(complaint, str(error))
+    except AudiolibError:
+        with suppress(OSError):  # A full disk may be what went wrong.
+            complaint.touch()
+        _hush()
+        raise
+    except Exception:
+        if complaint.exists():
+            _hush()
+        raise
+
+
+def _hush() -> None:
+    """In a process that is about to end: Ray would print the traceback of a user's mistake."""
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+
+
+def _hushed_controller() -> Any:
+    """What keeps Ray's controller from printing a user's mistake."""
+    from ray.train import UserCallback
+
+    class Hushed(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            if any(isinstance(error, AudiolibError) for error in worker_exceptions.values()):
+                _hush()
+
+    return Hushed()

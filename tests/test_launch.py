@@ -1,6 +1,8 @@
 """Several workers: the same numbers as one, through Ray."""
 
 import csv
+import os
+import signal
 import threading
 
 import pytest
@@ -81,3 +83,33 @@ def test_a_mistake_in_a_worker_is_one_line(small_features, tmp_path):
 def test_a_loss_that_is_no_number_is_not_retried_for_ever(small_features, tmp_path):
     with pytest.raises(AudiolibError, match="the loss became nan"):
         run(job(small_features, tmp_path, recipe=recipe(phases=[phase(lr=1e30)]), num_workers=2))
+
+
+def test_a_mistake_of_one_worker_ends_the_others_and_is_not_tried_again(small_features, tmp_path, capfd):
+    """The other one waits for it in the next epoch."""
+
+    def complain(row: dict) -> None:
+        with (tmp_path / "calls").open("a") as calls:
+            calls.write("epoch\n")
+        raise AudiolibError("no space left on the disk")
+
+    plan = job(small_features, tmp_path, recipe=recipe(phases=[phase(epochs=3)]), num_workers=2)
+    with pytest.raises(AudiolibError, match=r"^no space left on the disk$"):
+        run(plan, complain)
+    assert (tmp_path / "calls").read_text() == "epoch\n"
+    told = "".join(capfd.readouterr())
+    assert "epoch 1/3" in told and "Traceback" not in told
+    run(plan)
+    assert (tmp_path / "out" / "model.safetensors").exists(), "the mistake is mended: nothing of it is left"
+
+
+def test_a_lost_worker_is_replaced_and_the_training_goes_on(small_features, tmp_path, capfd):
+    def die_once(row: dict) -> None:
+        if not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(job(small_features, tmp_path, recipe=recipe(phases=[phase(epochs=3)]), num_workers=2), die_once)
+    rows = list(csv.DictReader((tmp_path / "out/history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert "beginning again from the last checkpoint" in "".join(capfd.readouterr())
