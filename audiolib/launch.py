@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,9 @@ def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpu = job.settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= fewest
+    gpu = on_gpus(job.settings.device, fewest, int(ray.cluster_resources().get("GPU", 0)))
+    if not gpu:  # A worker that asked for none would take the first of its machine, as would its neighbours.
+        job = replace(job, settings=job.settings.model_copy(update={"device": "cpu"}))
     # A name that Ray has seen continues that run: the name says what is trained, and by which process.
     name = f"{job.stage}-{digest([str(job.out), job.recipe.model_dump(mode='json'), job.seed, os.getpid()])}"
     complaint = job.scratch / "ray" / f"{name}.error"
@@ -126,6 +129,28 @@ def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
                 ray.shutdown()
                 start_ray(most)
     raise AudiolibError(reason)
+
+
+def on_gpus(device: str, fewest: int, there: int) -> bool:
+    """Whether Ray is asked for a GPU for each worker.
+
+    Args:
+        device: of `train.device`.
+        fewest: workers.
+        there: GPUs that Ray knows of.
+
+    Raises:
+        AudiolibError: they are too few, and no cluster is there that may grow.
+    """
+    if device == "cpu" or (device == "auto" and there == 0):
+        return False
+    if there < fewest:
+        few = f"Ray finds {there} GPUs, and train.num_workers asks for {fewest} workers with one each"
+        if device == "auto" or not os.environ.get("RAY_ADDRESS"):
+            fewer = f"train.num_workers to at most {there}, or " if there else ""
+            raise AudiolibError(f"{few}; set {fewer}train.device to cpu")
+        say(f"{few}; waiting until the cluster has them")
+    return True
 
 
 def _worker(job: Job, on_epoch: OnEpoch | None, complaint: Path) -> None:

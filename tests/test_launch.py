@@ -9,7 +9,7 @@ import pytest
 
 from audiolib.errors import AudiolibError
 from audiolib.features import extract
-from audiolib.launch import run
+from audiolib.launch import on_gpus, run
 from tests.conftest import features_section
 from tests.recipes import TINY, job, packed_recipe, phase, recipe
 from tests.test_features import hashes
@@ -113,3 +113,16 @@ def test_a_lost_worker_is_replaced_and_the_training_goes_on(small_features, tmp_
     rows = list(csv.DictReader((tmp_path / "out/history.csv").open()))
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert "beginning again from the last checkpoint" in "".join(capfd.readouterr())
+
+
+def test_workers_get_a_gpu_each_or_none_at_all(monkeypatch, capfd):
+    assert [on_gpus("cpu", 2, there) for there in (0, 1, 2)] == [False, False, False]
+    assert [on_gpus(device, 2, there) for device in ("auto", "cuda") for there in (2, 3)] == [True] * 4
+    assert not on_gpus("auto", 2, 0)
+    for device, there in (("auto", 1), ("cuda", 1), ("cuda", 0)):
+        with pytest.raises(AudiolibError, match=rf"Ray finds {there} GPUs.* 2 workers.* set .*train\.device to cpu"):
+            on_gpus(device, 2, there)
+    monkeypatch.setenv("RAY_ADDRESS", "a cluster that may grow")
+    assert on_gpus("cuda", 2, 0) and "waiting" in capfd.readouterr().err
+    with pytest.raises(AudiolibError, match="Ray finds 1 GPUs"):
+        on_gpus("auto", 2, 1)
