@@ -18,6 +18,7 @@ from audiolib.config.training import ModelPreset, Recipe, Seed, TrainSection
 from audiolib.errors import AudiolibError
 from audiolib.files import digest, lock, scratch_folder, user_path
 from audiolib.job import Job, fingerprint
+from audiolib.predict import own_cores
 from audiolib.progress import say
 from audiolib.start import start_digest
 from audiolib.tracking import attach
@@ -154,12 +155,12 @@ def on_gpus(device: str, fewest: int, there: int) -> bool:
 
 
 def _worker(job: Job, on_epoch: OnEpoch | None, complaint: Path) -> None:
-    """What every Ray worker runs. Ray sets one thread for each; share the cores of this machine instead.
+    """What every Ray worker runs. Ray sets one thread for each; they share the cores of this machine instead.
 
     A user's mistake on one worker ends all of them, the others out of the middle of what they do together. The driver
     tells it in one line; the empty file `complaint` lets the others know why they end, so that they are silent.
     """
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.settings.num_workers[1]))
+    torch.set_num_threads(own_cores())
     try:
         fit(job, on_epoch)
     except AudiolibError:

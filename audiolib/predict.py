@@ -1,4 +1,6 @@
-"""Logits of many clips at one shape, and the device to compute them on."""
+"""Logits of many clips at one shape, and the device and cores to compute them on."""
+
+import os
 
 import numpy as np
 import torch
@@ -50,6 +52,11 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise AudiolibError("train.device is cuda, but torch finds no CUDA device; set it to auto or cpu")
     return torch.device(name)
+
+
+def own_cores() -> int:
+    """Cores for this process: of this machine, shared by the training workers on it, whom Ray and torchrun count."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:

@@ -4,7 +4,6 @@ What a step does depends on (seed, step) alone, so a checkpoint is weights, mome
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -30,7 +29,7 @@ from audiolib.metrics import accuracy, mean_average_precision
 from audiolib.objective import Objective
 from audiolib.optim import lr_factor, make_optimizer
 from audiolib.phases import draw_patch, phase_patch
-from audiolib.predict import pick_device, shared_scores, use_bf16
+from audiolib.predict import own_cores, pick_device, shared_scores, use_bf16
 from audiolib.progress import say
 from audiolib.shards import ShardFolder
 from audiolib.start import first_model, start_digest, teacher
@@ -175,7 +174,7 @@ class Trainer:
     def _processes(self) -> int:
         """Processes that make batches ahead: none where the same cores train the model."""
         asked = self.job.settings.loader_processes
-        return asked if asked is not None else (0 if self.device.type == "cpu" else min(8, os.cpu_count() or 1))
+        return asked if asked is not None else (0 if self.device.type == "cpu" else min(8, own_cores()))
 
     def _step(self, step: list[Batch], patch: tuple[int, int], optimizer: torch.optim.Optimizer) -> Tensor:
         """One step on this worker's parts of it; the workers add their gradients during the last part."""
