@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -181,6 +182,13 @@ def batches(epoch: Epoch, start: int = 0, processes: int = 0) -> Iterator[Batch]
             **ahead,
         )
     )
+
+
+def steps(epoch: Epoch, start: int = 0, processes: int = 0) -> Iterator[list[Batch]]:
+    """The same, a list of the parts of each step."""
+    made = batches(epoch, start, processes)
+    while step := list(islice(made, epoch.parts)):
+        yield step
 
 
 def eval_batches(

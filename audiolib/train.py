@@ -5,10 +5,9 @@ What a step does depends on (seed, step) alone, so a checkpoint is weights, mome
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from audiolib.errors import AudiolibError
 from audiolib.finish import write_result
 from audiolib.job import Job, Progress, check_settings, fingerprint
 from audiolib.kernels import segment_attention, selective_scan
-from audiolib.loader import batches
+from audiolib.loader import steps
 from audiolib.metrics import accuracy, mean_average_precision
 from audiolib.objective import Objective
 from audiolib.optim import lr_factor, make_optimizer
@@ -94,9 +93,10 @@ class Trainer:
             tensors = None
         if self.rank == 0:
             write_result(self.job, self.model, self.best_weights, self.planner, self.shards, self.progress)
-            self.checkpoints.clear()
         if _parallel():
-            distributed.barrier()
+            distributed.barrier()  # A worker that is lost before this sends all of them back to a checkpoint.
+        if self.rank == 0:
+            self.checkpoints.clear()
 
     def _choose_kernels(self) -> None:
         """Implementations by name, chosen once for the whole training."""
@@ -114,13 +114,13 @@ class Trainer:
             say(f"{self.job.stage}: {text}")
 
     def _resume(self) -> dict[str, Tensor] | None:
-        found = self.checkpoints.newest()
+        found = self.checkpoints.agreed()
         if found is None:
             if keys := self.checkpoints.others():
                 self._say(f"starts anew; the unfinished run that is kept differs in: {keys}")
             return None
-        tensors, state = found
-        self.progress = Progress(**state)
+        tensors = found.tensors
+        self.progress = Progress(**found.state)
         self.model.load_state_dict(part(tensors, "model"))
         self.best_weights = part(tensors, "best")
         self.average.weights = {name: tensor.to(self.device) for name, tensor in part(tensors, "average").items()}
@@ -151,7 +151,7 @@ class Trainer:
         losses: list[Tensor] = []
         # Of the last step, for the epoch's row, where a run continues after all steps of an epoch.
         self._set_rate(phase, optimizer, max(0, progress.batch - 1), per_epoch)
-        for step in _in_parts(batches(epoch, progress.batch, self._processes()), self.parts):
+        for step in steps(epoch, progress.batch, self._processes()):
             self._set_rate(phase, optimizer, progress.batch, per_epoch)
             patch = draw_patch(recipe, phase, self.job.seed, progress.step)
             losses.append(self._step(step, patch, optimizer))
@@ -287,12 +287,8 @@ class Trainer:
         named = {"model": own, "best": self.best_weights, "average": average, "optimizer": moments}
         tensors = {f"{group}/{name}": tensor for group, entries in named.items() for name, tensor in entries.items()}
         state = {**asdict(self.progress), "elapsed": self._elapsed(), "averaged": self.average.count}
-        self.checkpoints.save(self.progress.step, tensors, state)
-
-
-def _in_parts(made: Iterator[Batch], parts: int) -> Iterator[list[Batch]]:
-    while step := list(islice(made, parts)):
-        yield step
+        ends = self.epochs_before() + self.progress.epoch + self.progress.phase
+        self.checkpoints.save(self.progress.step, tensors, state, ends)
 
 
 def _parallel() -> bool:

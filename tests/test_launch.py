@@ -4,14 +4,20 @@ import csv
 import os
 import signal
 import threading
+import time
+from pathlib import Path
 
 import pytest
-from torch import distributed
+import torch
+from torch import distributed, multiprocessing
 
+from audiolib.checkpoint import Checkpoints
 from audiolib.errors import AudiolibError
 from audiolib.features import extract
+from audiolib.job import Job
 from audiolib.launch import on_gpus, run
 from audiolib.predict import own_cores
+from audiolib.train import fit
 from tests.conftest import features_section
 from tests.recipes import TINY, job, packed_recipe, phase, recipe
 from tests.test_features import hashes
@@ -134,3 +140,62 @@ def test_workers_get_a_gpu_each_or_none_at_all(monkeypatch, capfd):
     assert on_gpus("cuda", 2, 0) and "waiting" in capfd.readouterr().err
     with pytest.raises(AudiolibError, match="Ray finds 1 GPUs"):
         on_gpus("auto", 2, 1)
+
+
+def join(rank: int, folder: Path) -> None:
+    """Make this process one of two workers, without Ray."""
+    store = distributed.FileStore(str(folder / "meeting"), 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+
+
+def resume(rank: int, folder: Path) -> None:
+    join(rank, folder)
+    try:
+        found = Checkpoints(folder / str(rank), {"what": 1}).agreed()
+        told = "none" if found is None else f"{found.name} {found.state} {found.tensors['w'].tolist()}"
+    except AudiolibError as error:
+        told = f"error: {error}"
+    (folder / f"told-{rank}").write_text(told)
+
+
+def test_all_workers_continue_from_the_first_ones_checkpoint(tmp_path):
+    """Of disks that show them different things."""
+
+    def told(name: str, *steps: tuple[int, ...]) -> list[str]:
+        for rank, own in enumerate(steps):
+            store = Checkpoints(tmp_path / name / str(rank), {"what": 1}, keep=3)
+            for step in own:
+                store.save(step, {"w": torch.full((1,), float(step))}, {"step": step})
+        (tmp_path / name).mkdir(exist_ok=True)
+        multiprocessing.spawn(resume, (tmp_path / name,), nprocs=2)
+        return [(tmp_path / name / f"told-{rank}").read_text() for rank in (0, 1)]
+
+    assert told("older", (1, 2), (1, 2, 3)) == ["step-000000002-00000 {'step': 2} [2.0]"] * 2
+    assert told("nothing", (), (1,)) == ["none"] * 2
+    whole, lacking = told("lacking", (1, 2), (1,))
+    assert whole.startswith("step-000000002") and "\n" not in lacking
+    assert lacking.startswith("error: ") and "step-000000002" in lacking and "the first worker has it" in lacking
+
+
+def lost_at_the_end(rank: int, plan: Job, folder: Path) -> None:
+    join(rank, folder)
+
+    def die() -> None:
+        while not (plan.out / "training.json").exists():  # The last that the first worker writes.
+            time.sleep(0.05)
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if rank == 1:
+        distributed.barrier = die
+    fit(plan)
+
+
+def test_a_worker_lost_at_the_very_end_does_not_cost_the_training(small_features, tmp_path, capfd):
+    plan = job(small_features, tmp_path)
+    with pytest.raises(multiprocessing.ProcessExitedException):
+        multiprocessing.spawn(lost_at_the_end, (plan, tmp_path), nprocs=2)
+    capfd.readouterr()
+    fit(plan)
+    told = capfd.readouterr().err
+    assert "continuing after step 6" in told and "epoch" not in told

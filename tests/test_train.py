@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from audiolib import checkpoint
 from audiolib.checkpoint import Checkpoints
 from audiolib.errors import AudiolibError
 from audiolib.objective import loss_of
@@ -118,6 +119,40 @@ fit(job(Path({str(small_features)!r}), Path({str(tmp_path)!r}) / "cut", recipe=r
     assert same(weights(tmp_path / "whole" / "out"), weights(tmp_path / "cut" / "out"))
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
+def test_killed_before_a_checkpoints_description_the_one_before_is_whole(
+    small_features, tmp_path, monkeypatch, capfd, count
+):
+    """With one checkpoint kept: the second and the fourth epoch end a phase, which is saved after the same step."""
+    fit(job(small_features, tmp_path / "whole", **EQUAL))
+    real, calls = checkpoint.write_sealed, []
+
+    def dies(*rest):
+        calls.append(1)
+        if len(calls) == count:
+            raise Killed
+        real(*rest)
+
+    monkeypatch.setattr(checkpoint, "write_sealed", dies)
+    with pytest.raises(Killed):
+        fit(job(small_features, tmp_path / "cut", keep_checkpoints=1, **EQUAL))
+    monkeypatch.setattr(checkpoint, "write_sealed", real)
+    capfd.readouterr()
+    fit(job(small_features, tmp_path / "cut", keep_checkpoints=1, **EQUAL))
+    told = capfd.readouterr().err
+    assert "continuing after step" in told and "damaged" not in told
+    assert same(weights(tmp_path / "whole" / "out"), weights(tmp_path / "cut" / "out"))
+
+
+def test_a_damaged_checkpoint_does_not_outlive_those_that_are_made_after_it(tmp_path):
+    store = Checkpoints(tmp_path, {"what": 1}, keep=1)
+    store.save(9, {"w": torch.zeros(1)}, {"step": 9})
+    (damaged,) = store.folder.glob("*.safetensors")
+    damaged.write_bytes(b"")
+    store.save(1, {"w": torch.ones(1)}, {"step": 1})
+    assert store.newest().state == {"step": 1} and not damaged.exists()
+
+
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capfd):
     store = Checkpoints(tmp_path, {"what": 1})
     for step in (1, 2, 3):
@@ -127,15 +162,15 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capf
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(content)
-    tensors, state = store.newest()
+    _, tensors, state = store.newest()
     assert state == {"step": 2} and tensors["w"][0] == 2
-    assert "step-000000003.safetensors is damaged" in capfd.readouterr().err
+    assert "step-000000003-00000.safetensors is damaged" in capfd.readouterr().err
     assert Checkpoints(tmp_path, {"what": 2}).newest() is None
 
 
 def test_an_old_checkpoint_that_cannot_be_removed_is_one_line(tmp_path):
     store = Checkpoints(tmp_path, {"what": 1}, keep=1)
-    (store.folder / "step-000000000.json").mkdir(parents=True)
+    (store.folder / "step-000000000-00000.json").mkdir(parents=True)
     with pytest.raises(AudiolibError, match="Is a directory"):
         store.save(1, {"w": torch.zeros(1)}, {})
 

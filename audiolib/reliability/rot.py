@@ -62,6 +62,8 @@ def _kinds(features: Path, folder: Path) -> dict[str, tuple[Path, Callable[[], o
     save_pretrained(create_model("flexi_nano", 2, frames=64, depth=1, width=24, heads=2), card, weights)
     store = Checkpoints(folder / "checkpoints", {"what": 1})
     store.save(1, {"w": torch.arange(64.0)}, {"step": 1})
+    (described,) = store.folder.glob("step-*.json")
+    tensors = described.with_suffix(".safetensors")
 
     def split() -> object:
         clips = read_split(folder / "features", "train", waveform=True)
@@ -70,10 +72,8 @@ def _kinds(features: Path, folder: Path) -> dict[str, tuple[Path, Callable[[], o
     def checkpoint() -> object:
         found = store.newest()
         if found is None:  # It says so and goes back to the one before; here is none.
-            raise AudiolibError(
-                f"nothing left but {store.folder.name}: step-000000001.safetensors, step-000000001.json"
-            )
-        return found[0]["w"].tolist(), found[1]
+            raise AudiolibError(f"nothing left but {store.folder.name}: {tensors.name}, {described.name}")
+        return found.tensors["w"].tolist(), found.state
 
     def made() -> object:
         shutil.rmtree(folder / "made", ignore_errors=True)
@@ -90,8 +90,8 @@ def _kinds(features: Path, folder: Path) -> dict[str, tuple[Path, Callable[[], o
         "shard": (folder / "features" / "part-train-00000.parquet", split),
         "index": (folder / "features" / "index.json", split),
         "statistics": (folder / "features" / "stats.json", split),
-        "checkpoint": (store.folder / "step-000000001.safetensors", checkpoint),
-        "checkpoint description": (store.folder / "step-000000001.json", checkpoint),
+        "checkpoint": (tensors, checkpoint),
+        "checkpoint description": (described, checkpoint),
         "weights": (weights / "model.safetensors", model),
         "model description": (weights / "config.json", model),
     }
