@@ -28,6 +28,8 @@ from audiolib.shards import ShardFolder
 from audiolib.sweep_pass import Task, ask, pieces_of
 
 ROOT = Path(__file__).resolve().parent.parent
+# The files that decide what a sweep finds; one that others began is not continued.
+CODE = ("*.py", "models/*.py", "kernels/*/*.py", "kernels/*/*.cpp", "kernels/compile.py", "kernels/*.h")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def sweep(
     kernels = {name: "auto" if chosen == "varlen" else chosen for name, chosen in (kernels or {}).items()}
     tasks = _tasks(trained, grid, where, kernels)
     clips = read_split(features, grid.split, any(task.view.needs_sound for task in tasks))
-    kept = (scratch or scratch_folder(ROOT)) / "sweeps" / _fingerprint(trained, features, grid, where)
+    kept = (scratch or scratch_folder(ROOT)) / "sweeps" / _fingerprint(trained, features, grid, where, kernels)
     kept.mkdir(parents=True, exist_ok=True)
     pieces = pieces_of(clips)
     memory = ClipMemory(where)
@@ -121,11 +123,13 @@ def _tasks(trained: list[Trained], grid: Grid, device: torch.device, kernels: di
     return list(asked.values())
 
 
-def _fingerprint(trained: list[Trained], features: Path, grid: Grid, device: torch.device) -> str:
+def _fingerprint(
+    trained: list[Trained], features: Path, grid: Grid, device: torch.device, kernels: dict[str, str]
+) -> str:
     """All that decides what a sweep finds."""
     weights = [(entry.name, entry.stage, sha256_file(entry.folder / "config.json")) for entry in trained]
-    code = code_digest(Path(__file__).parent, ("*.py", "models/*.py", "kernels/*/*.py"))
-    return digest([weights, sha256_file(features / "index.json"), asdict(grid), str(device), code])
+    code = code_digest(Path(__file__).parent, CODE)
+    return digest([weights, sha256_file(features / "index.json"), asdict(grid), str(device), kernels, code])
 
 
 def _mean_ms(frames: np.ndarray, frame_ms: np.ndarray) -> float:

@@ -59,10 +59,11 @@ class Progress:
 
 
 # The files that decide what a step computes; a checkpoint made by others is not continued.
-_CODE = (
+CODE = (
     *("train.py", "epochs.py", "views.py", "packing.py", "loader.py", "dataset.py", "order.py", "batches.py"),
     *("augment.py", "optim.py", "averaging.py", "objective.py", "phases.py", "predict.py", "metrics.py", "rng.py"),
-    *("start.py", "convert.py", "models/*.py", "kernels/*/*.py"),
+    *("start.py", "convert.py", "frontend.py", "shards.py", "models/*.py"),
+    *("kernels/*/*.py", "kernels/*/*.cpp", "kernels/compile.py", "kernels/*.h"),
 )
 
 
@@ -80,7 +81,7 @@ def fingerprint(job: Job, start_digest: str | None) -> dict[str, Any]:
         "features": sha256_file(job.features / "index.json"),
         "normalisation": sha256_file(job.features / "stats.json"),
         "start": start_digest,
-        "code": code_digest(Path(__file__).parent, _CODE),
+        "code": code_digest(Path(__file__).parent, CODE),
     }
 
 

@@ -1,4 +1,5 @@
-"""Which files of the project a module needs: its imports, theirs, and so on, read from the syntax trees.
+"""Which files of the project a module needs: its imports, theirs, and so on, read from the syntax trees, and the files
+of the library that these name: C++, tables, templates.
 
 `python -m tests.imports` writes them into dvc.yaml.
 """
@@ -9,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("audiolib", "stages")
+# What is not Python, by its name.
+OTHERS = {path.name: path for path in ROOT.glob("audiolib/**/*.*") if path.suffix not in (".py", ".pyc")}
 
 
 def file_of(module: str) -> Path | None:
@@ -38,6 +41,12 @@ def imported(path: Path) -> set[str]:
     return {name for name in found if name.split(".")[0] in PACKAGES}
 
 
+def named(path: Path) -> set[Path]:
+    """Every file of `OTHERS` whose name stands in a Python file."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {OTHERS[node.value] for node in nodes if isinstance(node, ast.Constant) and node.value in OTHERS}
+
+
 def closure(path: Path) -> set[Path]:
     """A file and all project files that it needs, with the packages they lie in."""
     done: set[Path] = set()
@@ -49,7 +58,7 @@ def closure(path: Path) -> set[Path]:
         done.add(current)
         todo.extend(package for package in _packages(current))
         todo.extend(found for name in imported(current) if (found := file_of(name)))
-    return done
+    return done.union(*map(named, done))
 
 
 def _packages(path: Path) -> list[Path]:
@@ -62,14 +71,20 @@ def _packages(path: Path) -> list[Path]:
     return found
 
 
+def is_folder(dep: str) -> bool:
+    """Whether an entry of `deps` is a whole folder of the library."""
+    return dep.startswith("audiolib/") and "." not in dep
+
+
 def write_deps(pipeline: Path) -> None:
-    """Bring the code among every stage's `deps` in dvc.yaml up to date; data, templates and whole folders stay."""
+    """Bring the code among every stage's `deps` in dvc.yaml up to date; data and whole folders stay."""
     text = pipeline.read_text(encoding="utf-8")
     for stage in re.findall(r"cmd: python -m stages\.(\w+)", text):
         block = re.search(rf"cmd: python -m stages\.{stage}\n    deps:\n((?:      - .*\n)+)", text)
         assert block, f"{stage} has no deps"
-        others = [line for line in block[1].splitlines() if not line.endswith(".py")]
-        folders = tuple(f"{line.strip('- ')}/" for line in others if "." not in line)
+        deps = [line.strip("- ") for line in block[1].splitlines()]
+        folders = tuple(f"{dep}/" for dep in deps if is_folder(dep))
+        others = [f"      - {dep}" for dep in deps if is_folder(dep) or not dep.startswith(PACKAGES)]
         needed = {str(path.relative_to(ROOT)) for path in closure(ROOT / "stages" / f"{stage}.py")}
         code = [path for path in needed if not path.startswith(folders)]
         code.sort(key=lambda path: (not path.startswith("stages"), path))

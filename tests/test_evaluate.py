@@ -107,6 +107,13 @@ def test_what_was_trained_by_varlen_is_measured_in_float32_all_the_same(trained,
     assert sweep(entries, small_features, grid, run_columns(settings()), scratch=tmp_path, kernels=kernels).rows
 
 
+def test_a_sweep_does_not_go_on_with_what_another_kernel_found(trained, small_features, tmp_path):
+    entries, grid = [Trained(trained / "finetune", "finetune", "flexi")], Grid("test", [Cell((16, 16), 0.64)], 0.64)
+    asked = [{"attention": attention, "scan": "auto"} for attention in ("grouped", "naive", "naive")]
+    found = [sweep(entries, small_features, grid, {}, scratch=tmp_path, kernels=kernels).pieces for kernels in asked]
+    assert found[0] != found[1] == found[2]
+
+
 def test_predictions_are_those_behind_the_accuracy_at_home(outcome):
     said = pl.DataFrame(outcome.predictions)
     final = said.filter(pl.col("stage") == "finetune")

@@ -5,7 +5,8 @@ import re
 import pytest
 import yaml
 
-from tests.imports import ROOT, closure
+from audiolib import evaluate, job
+from tests.imports import OTHERS, PACKAGES, ROOT, closure, is_folder
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 ORDER = ["download", "features", "pretrain", "finetune", "evaluate", "report"]
@@ -21,13 +22,36 @@ def test_one_name_for_stage_script_and_folder():
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_a_stage_depends_on_exactly_the_code_that_it_imports(name):
+def test_a_stage_depends_on_exactly_the_files_of_the_library_that_it_uses(name):
     needed = {str(path.relative_to(ROOT)) for path in closure(ROOT / "stages" / f"{name}.py")}
-    listed = {dep for dep in PIPELINE[name]["deps"] if dep.endswith(".py")}
-    folders = [dep for dep in PIPELINE[name]["deps"] if dep.startswith("audiolib/") and "." not in dep]
+    folders = [dep for dep in PIPELINE[name]["deps"] if is_folder(dep)]
+    listed = {dep for dep in PIPELINE[name]["deps"] if dep.startswith(PACKAGES)} - set(folders)
     within = {path for path in needed if any(path.startswith(folder + "/") for folder in folders)}
     assert needed - within - listed == set(), "used, but not in deps"
     assert listed - needed == set(), "in deps, but not used"
+
+
+def test_every_file_of_the_library_that_is_not_python_belongs_to_a_stage():
+    listed = {dep for stage in PIPELINE.values() for dep in stage["deps"]}
+    paths = [path.relative_to(ROOT) for path in OTHERS.values()]
+    assert len(paths) >= 6
+    for path in paths:
+        assert listed & {str(path), str(path.parent)}, path
+
+
+# What they do to a training is to keep it, tell of it, or hand it on.
+HARMLESS = {"__init__", "checkpoint", "errors", "files", "finish", "job", "kernels/__init__", "pretrained", "progress"}
+
+
+@pytest.mark.parametrize(
+    "file, patterns, harmless", [("train.py", job.CODE, HARMLESS), ("evaluate.py", evaluate.CODE, {"kernels/__init__"})]
+)
+def test_unfinished_work_is_not_continued_by_other_code(file, patterns, harmless):
+    """All that a training or a sweep uses is in its fingerprint."""
+    library = ROOT / "audiolib"
+    needed = {str(path.relative_to(library)) for path in closure(library / file)}
+    hashed = {str(path.relative_to(library)) for pattern in patterns for path in library.glob(pattern)}
+    assert needed - hashed == {f"{name}.py" for name in harmless}
 
 
 @pytest.mark.parametrize("name", ORDER)
