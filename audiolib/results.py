@@ -227,6 +227,8 @@ def write_outcome(folder: Path, outcome: "Outcome", settings: dict[str, Any], hi
     write_rows(folder, rows)
     said = pl.DataFrame(outcome.predictions, schema=PREDICTIONS)
     write_text(folder / "predictions.csv", said.write_csv(float_precision=4))
+    final = said.filter(pl.col("stage") == "finetune")  # A row is a clip: `dvc plots` counts rows.
+    write_text(folder / "confusion.csv", final.select("id", "actual", "predicted").write_csv())
     scores = pl.concat(outcome.scores).select(pl.col(name).cast(kind) for name, kind in SCORES.items())
     with atomic_path(folder / "scores.parquet") as temporary:
         scores.write_parquet(temporary)

@@ -130,6 +130,17 @@ def test_the_home_cell_is_measured_even_if_nobody_asks(trained, small_features, 
     assert len(pl.read_csv(tmp_path / "by_patch.csv")) == 3 and len(found.predictions) == 24
 
 
+def test_the_confusion_of_dvc_has_each_clip_once_as_the_final_model_hears_it(outcome, trained, tmp_path):
+    write_outcome(tmp_path, outcome, settings(), [trained / "finetune/history.csv"])
+    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    (plot,) = [entry["confusion"] for entry in plots if "confusion" in entry]
+    ((path, actual),) = plot["y"].items()
+    drawn = pl.read_csv(tmp_path / Path(path).name)
+    final = pl.DataFrame(outcome.predictions).filter(pl.col("stage") == "finetune")
+    assert len(drawn) == drawn["id"].n_unique() == 24 < len(outcome.predictions)
+    assert drawn.select("id", actual, plot["x"]).equals(final.select("id", "actual", "predicted"))
+
+
 def test_names_say_what_was_trained():
     preset = settings()["model"]
     assert trained_name(preset, "pretrain") == "ast-p16" and trained_name(preset, "finetune") == "flexi"
