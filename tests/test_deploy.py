@@ -61,11 +61,13 @@ def test_the_scripts_are_shell_that_parses():
         assert subprocess.run(["bash", "-n", ROOT / "deploy" / name], check=False).returncode == 0
 
 
-def test_a_requeued_job_makes_again_what_other_settings_made(tmp_path):
+def test_a_requeued_job_makes_again_what_other_settings_clips_or_code_made(tmp_path):
     """With a `python` that notes the stage and leaves its result."""
-    for name in ("deploy", "configs"):
+    for name in ("deploy", "configs", "audiolib", "stages"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "data/download").mkdir(parents=True)
+    (tmp_path / "data/download/source.json").write_text("{}")
     stand_in = tmp_path / "bin" / "python"
     stand_in.parent.mkdir()
     stand_in.write_text(
@@ -77,16 +79,30 @@ def test_a_requeued_job_makes_again_what_other_settings_made(tmp_path):
     def run() -> list[str]:
         (tmp_path / "log").write_text("")
         path = f"{stand_in.parent}:{os.environ['PATH']}"
-        subprocess.run(["bash", "deploy/train.sh"], cwd=tmp_path, env={**os.environ, "PATH": path}, check=False)
-        return (tmp_path / "log").read_text().split()
+        script = ["bash", "deploy/train.sh"]
+        done = subprocess.run(script, cwd=tmp_path, env={**os.environ, "PATH": path}, check=False)
+        return (tmp_path / "log").read_text().split() + (["failed"] if done.returncode else [])
 
     (tmp_path / "pretrain.fails").touch()
-    assert run() == ["features", "pretrain"]
+    assert run() == ["features", "pretrain", "failed"]
     (tmp_path / "pretrain.fails").unlink()
     assert run() == ["pretrain", "finetune"] and run() == []
-    with (tmp_path / "params.yaml").open("a") as params:
-        params.write("# changed\n")
-    assert run() == ["features", "pretrain", "finetune"]
+    (tmp_path / "audiolib/__pycache__").mkdir(exist_ok=True)
+    (tmp_path / "audiolib/__pycache__/new.pyc").touch()
+    assert run() == []
+    for name in (
+        "params.yaml",
+        "configs/model/flexi.yaml",
+        "data/download/source.json",
+        "audiolib/kernels/vector_math.h",
+    ):
+        with (tmp_path / name).open("a") as file:
+            file.write("\n")
+        assert run() == ["features", "pretrain", "finetune"] and run() == [], name
+    (tmp_path / "stages/new.py").touch()
+    assert run() == ["features", "pretrain", "finetune"] and run() == []
+    (tmp_path / "data/download/source.json").unlink()
+    assert run() == ["failed"], "there are no clips"
 
 
 @pytest.mark.slow
