@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,7 @@ class ShardFolder:
         self.waveform: bool = self.index["waveform"]
         self.shards = [ShardInfo(**entry) for entry in self.index["shards"]]
         self._open: dict[str, pq.ParquetFile] = {}
+        self._verified = mmap(-1, len(self.shards) or 1)  # Shared with the forked processes of every epoch.
 
     def bytes_per_frame(self, waveform: bool) -> float:
         """Bytes of log-mel, and of sound if wanted, that a frame takes in memory."""
@@ -222,7 +224,9 @@ class ShardFolder:
         path = self._path(shard)
         try:
             if shard.file not in self._open:
-                self._verify(shard)
+                if not self._verified[place := self.shards.index(shard)]:
+                    self._verify(shard)
+                    self._verified[place] = 1
                 self._open[shard.file] = pq.ParquetFile(path, page_checksum_verification=True)
             columns = ["log_mel"] + (["wave"] if waveform else [])
             table = self._open[shard.file].read_row_group(number, columns, use_threads=False)

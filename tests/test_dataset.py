@@ -6,6 +6,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
+from audiolib import shards
 from audiolib.dataset import OnDisk, read_split
 from audiolib.errors import AudiolibError
 from audiolib.files import write_json
@@ -78,6 +79,20 @@ def test_an_epoch_reads_every_group_once_and_holds_no_more_than_it_may(folder, d
     assert sum(map(len, shown)) == 592
     assert set(read.values()) == {1} and len(read) == 6 * -(-100 // ROWS_PER_GROUP)
     assert max(held) <= 2**20 and disk.window * 64 * 2 < 2**20
+
+
+def test_a_shard_is_hashed_once_for_all_epochs_and_processes(disk, tmp_path, monkeypatch):
+    real, log = shards.sha256_file, tmp_path / "hashed"
+
+    def noted(path):
+        with log.open("a") as hashed:
+            hashed.write(f"{path.name}\n")
+        return real(path)
+
+    monkeypatch.setattr(shards, "sha256_file", noted)
+    for number in range(3):
+        assert sum(map(len, batches(epoch_of(disk, number), processes=1))) == 592
+    assert len(log.read_text().split()) == len(set(log.read_text().split())) == 6
 
 
 def test_an_epoch_over_windows_is_a_permutation_that_seed_and_number_decide(disk):
