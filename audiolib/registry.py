@@ -1,5 +1,6 @@
 """What MLflow keeps beyond numbers: records of evaluations, and models that anyone can load from it."""
 
+import importlib.metadata
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,6 +121,11 @@ def _newest_first(client: "MlflowClient", experiment: str) -> Iterator["Run"]:
             return
 
 
+# What pyproject.toml says that the library needs.
+_NEEDS = (
+    *("torch", "torchaudio", "numpy", "pyarrow", "polars", "pydantic", "pyyaml", "safetensors"),
+    *("soundfile", "soxr", "filelock", "tqdm"),
+)
 # Columns of what a registered model returns.
 _TOLD = {"file": "string", "rank": "long", "class": "string", "probability": "double"}
 
@@ -127,7 +133,8 @@ _TOLD = {"file": "string", "rank": "long", "class": "string", "probability": "do
 def register(uri: str, run_id: str, model: Path, name: str) -> None:
     """Keep a model folder with its run and register it, once: `mlflow.pyfunc.load_model("models:/<name>/<version>")`.
 
-    What is loaded takes paths of sound files and returns a table (`mlflow_model.py`).
+    What is loaded takes paths of sound files and returns a table (`mlflow_model.py`). This package travels with the
+    model: no index has it, and a later checkout may know the weights no more.
     """
     import mlflow
     from mlflow.models import ModelSignature
@@ -149,7 +156,8 @@ def register(uri: str, run_id: str, model: Path, name: str) -> None:
                     outputs=Schema([ColSpec(kind, name) for name, kind in _TOLD.items()]),
                     params=ParamSchema([ParamSpec("top_k", "long", 0)]),
                 ),
-                pip_requirements=["audiolib"],
+                code_paths=[str(_WRAPPER.parent)],
+                pip_requirements=[_pinned(package) for package in _NEEDS],
                 registered_model_name=name,
                 step=-1,  # MLflow logs the metrics of this step a second time and then refuses them; none has it.
             )
@@ -157,3 +165,8 @@ def register(uri: str, run_id: str, model: Path, name: str) -> None:
         mlflow.set_tracking_uri(asked)  # It stands in the environment: a process that starts later would inherit it.
     client.update_run(run_id, "RUNNING")  # Its report is still to come.
     client.set_tag(run_id, "model.sha256", weights)
+
+
+def _pinned(package: str) -> str:
+    """A requirement of the version that is installed; without its local part (`+cpu`), which no index knows."""
+    return f"{package}=={importlib.metadata.version(package).partition('+')[0]}"

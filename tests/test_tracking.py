@@ -1,16 +1,21 @@
 """MLflow: one run a pass, each point told once, record and model kept; and a database that many open at once."""
 
+import importlib.metadata
 import json
 import multiprocessing
+import os
+import re
 import shutil
 import socket
+import subprocess
+import sys
 import time
+import tomllib
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-import pandas as pd
 import polars as pl
 import pytest
 import yaml
@@ -22,6 +27,7 @@ from audiolib.registry import _newest_first, experiment_id, recorded, to_overlay
 from audiolib.results import home, read_rows, summary, table
 from audiolib.tracking import Run, attach, log_outcome
 from audiolib.ui import _view, serve
+from tests.conftest import ROOT
 from tests.test_evaluate import outcome, settings, trained, written  # noqa: F401
 
 
@@ -97,17 +103,42 @@ def test_the_newest_value_is_the_one_told_last_whatever_the_clock(told, outcome,
     assert now() == first
 
 
+LOAD = """
+import importlib.util, json, sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder)]  # As if we were not installed.
+assert importlib.util.find_spec("audiolib") is None
+import mlflow
+loaded = mlflow.pyfunc.load_model("models:/audiolib-synthetic/1")
+whole, two = loaded.predict(sys.argv[1:]), loaded.predict(sys.argv[1:], params={"top_k": 2})
+print(json.dumps([sys.modules["audiolib"].__file__, whole.to_dict("records"), len(two)]))
+"""
+
+
 @pytest.mark.slow
-def test_the_registered_model_says_what_a_listener_says(told, trained, small_download, monkeypatch):  # noqa: F811
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", told.run.uri)
-    (version,) = told.client.search_model_versions("name='audiolib-synthetic'")
-    loaded = mlflow.pyfunc.load_model(f"models:/audiolib-synthetic/{version.version}")
+def test_the_registered_model_brings_its_code_and_says_what_a_listener_says(told, trained, small_download, tmp_path):  # noqa: F811
     paths = sorted(str(path) for path in small_download.rglob("*.wav"))[:3]
-    said = loaded.predict(pd.DataFrame({"path": paths}))
-    assert len(loaded.predict(paths, params={"top_k": 2})) == 6
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": told.run.uri}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-c", LOAD, *paths]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    code, said, two_each = json.loads(done.stdout.splitlines()[-1])
+    assert Path(code).parts[-3:-1] == ("code", "audiolib") and not Path(code).is_relative_to(ROOT)
     listener = Listener(trained / "finetune")
     direct = [top(h.values, listener.classes, 1)[0][0] for h in whole_files(listener.listen(paths))]
-    assert said[said["rank"] == 1]["class"].tolist() == direct and len(said) == 36
+    assert [row["class"] for row in said if row["rank"] == 1] == direct and len(said) == 36 and two_each == 6
+
+
+@pytest.mark.slow
+def test_the_registered_model_wants_what_the_library_needs_as_it_is_installed(told, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", told.run.uri)
+    (version,) = told.client.search_model_versions("name='audiolib-synthetic'")
+    wanted = Path(mlflow.pyfunc.get_model_dependencies(f"models:/audiolib-synthetic/{version.version}")).read_text()
+    pinned = dict(line.split("==") for line in wanted.split() if line.partition("==")[0] != "mlflow")
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert set(pinned) == {re.match("[a-z]+", entry)[0] for entry in needed}
+    for name, number in pinned.items():
+        assert re.fullmatch(r"[\d.]+", number) and importlib.metadata.version(name).startswith(number)
 
 
 @pytest.mark.slow
