@@ -103,8 +103,9 @@ class Difference:
 def paired_difference(first: np.ndarray, second: np.ndarray) -> Difference:
     """Compare two models by the scores of the same clips.
 
-    The interval is by resampling clips, and seeds where a model has several: other clips, and training once more, would
-    both have given other scores. Then the same drawings are the test. Of single seeds, about which nothing can be said
+    The interval is by resampling clips, and by drawing other seeds where a model has several: other clips, and training
+    once more, would both have given other scores. Then the same drawings are the test. A single seed says nothing of
+    its recipe's spread: it is given that of the other model. Of two single seeds, about which nothing can be said
     beyond these trained weights, right or wrong answers are tested by McNemar's exact test, other scores by flipping
     the signs of the clips' differences at random.
 
@@ -116,11 +117,15 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Difference:
     gained = models[0].mean(0) - models[1].mean(0)
     random, clips = rng(0, "paired"), len(gained)
     drawn = np.array([gained[random.integers(clips, size=clips)].mean() for _ in range(PAIRED_RESAMPLES)])
-    for sign, scores in zip((1, -1), models, strict=True):
-        drawn += sign * _seed_drawings(scores.mean(1), random)
+    fewest, most = sorted(map(len, models))
+    if most > 1:
+        drawn += _seed_drawings([scores.mean(1) for scores in models], random)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    if max(map(len, models)) > 1:
-        p, test = _both_tails(drawn), "clips and seeds drawn anew"
+    if most > 1:
+        p, test = (
+            _both_tails(drawn),
+            "clips and seeds" if fewest > 1 else "clips and seeds, one model's spread for both",
+        )
     elif set(np.unique(gained)) <= {-1.0, 0.0, 1.0}:
         p, test = _mcnemar(int((gained > 0).sum()), int((gained < 0).sum())), "McNemar"
     else:
@@ -128,16 +133,30 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Difference:
     return Difference(float(gained.mean()), float(low), float(high), p, test)
 
 
-def _seed_drawings(means: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """How far the mean over seeds lies from what it is, when seeds are drawn anew; zeros for a single one.
+def _seed_drawings(means: list[np.ndarray], random: np.random.Generator) -> np.ndarray:
+    """How far the difference between two models would move, if both were trained with other seeds.
 
-    Drawing n values out of n spreads too little, by (n - 1) / n of the variance, which is made good.
+    A few seeds tell their spread badly: the drawings are Student's t, with the degrees of freedom of Welch and
+    Satterthwaite.
+
+    Args:
+        means: of each model, (seeds,) its score; one of them may have a single seed.
+        random: their order among the drawings of clips.
     """
-    seeds = len(means)
-    if seeds == 1:
-        return np.zeros(PAIRED_RESAMPLES)
-    drawn = means[random.integers(seeds, size=(PAIRED_RESAMPLES, seeds))].mean(1)
-    return (drawn - means.mean()) * math.sqrt(seeds / (seeds - 1))
+    from scipy.stats import t
+
+    several = [scores for scores in means if len(scores) > 1]
+    if len(several) == 1:
+        variance = several[0].var(ddof=1) * sum(1 / len(scores) for scores in means)
+        freedom = len(several[0]) - 1.0
+    else:
+        parts = [scores.var(ddof=1) / len(scores) for scores in means]
+        variance = sum(parts)
+        unsure = sum(part**2 / (len(scores) - 1) for part, scores in zip(parts, means, strict=True))
+        freedom = variance**2 / unsure if unsure else 1.0
+    # One from each of as many equal shares: how long the tails are is no luck.
+    shares = (random.permutation(PAIRED_RESAMPLES) + 0.5) / PAIRED_RESAMPLES
+    return math.sqrt(variance) * t.ppf(shares, freedom)
 
 
 def _both_tails(drawn: np.ndarray) -> float:

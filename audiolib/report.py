@@ -260,7 +260,9 @@ def _pairs(found: Comparison) -> Section:
     text = (
         "The same clips, one model against the other: how many points the first is ahead, its 95 % interval, and "
         "how often chance alone would make such a difference. With several seeds chance is in the clips and in the "
-        "training; with a single one the answer holds for these trained weights, not for their recipes."
+        "training; few seeds tell their spread badly, which makes the interval wide. A model of a single seed is given "
+        "the spread of the other model; where both have a single one, only clips are drawn, and the answer holds for "
+        "these trained weights, not for their recipes."
     )
     return Section(
         "Is the difference real?", text, table=Table(columns, rows, [*"sss", "+.1f", "+.1f", "+.1f", ".4f", "s"])

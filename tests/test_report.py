@@ -99,9 +99,8 @@ def test_means_are_over_what_every_model_was_measured_at(found):
 
 def test_differences_are_between_the_same_clips(found):
     one, other, difference = found.differences(None)[0]
-    assert (
-        (one, other) == ("elastic", "ast") and difference.p < 0.01 and difference.test == "clips and seeds drawn anew"
-    )
+    assert (one, other) == ("elastic", "ast") and difference.p < 0.05  # Two seeds and one.
+    assert difference.test == "clips and seeds, one model's spread for both"
     row = {entry["label"]: entry for entry in summaries(found)}
     assert difference.mean == pytest.approx(row["elastic"]["home"] - row["ast"]["home"])
     along = found.differences("patch")[0][2]
