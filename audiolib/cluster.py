@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 from audiolib.errors import AudiolibError
 
+# Workers on other machines, too, tell MLflow about epochs; this process' environment is not theirs.
+_FORWARDED = tuple(f"MLFLOW_TRACKING_{name}" for name in ("URI", "TOKEN", "USERNAME", "PASSWORD"))
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -31,8 +34,11 @@ def start_ray(workers: int) -> Any:
         return ray
     address = os.environ.get("RAY_ADDRESS")
     if address:
+        # A submitted job may have its own environment, which Ray would otherwise not join with this one.
+        os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
+        known = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
         try:
-            ray.init(address=address, log_to_driver=True)
+            ray.init(address=address, log_to_driver=True, runtime_env={"env_vars": known} if known else None)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise AudiolibError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
         return ray

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from audiolib.errors import AudiolibError
 from audiolib.files import fresh_folder, scratch_folder, sha256_file, state_folder
+from audiolib.progress import say
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +26,10 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_folder(root) / 'mlflow.db'}"
 
 
+class NoAnswer(AudiolibError):
+    """MLflow is not there, or will not do what it is asked."""
+
+
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
     """Turn the silence of an MLflow server into one line."""
@@ -34,7 +39,40 @@ def answering(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         reason = " ".join(str(error).split())[:300]
-        raise AudiolibError(f"MLflow at {uri} cannot be used: {reason}; see MLFLOW_TRACKING_URI") from error
+        raise NoAnswer(f"MLflow at {uri} cannot be used: {reason}; see MLFLOW_TRACKING_URI") from error
+
+
+_silent: set[str] = set()
+
+
+@contextmanager
+def if_it_answers(uri: str) -> Iterator[None]:
+    """Leave out what MLflow does not take, and say so once: hours of work do not end for it.
+
+    From then on it is asked in haste, where each request would else wait for minutes.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, NoAnswer, OSError) as error:
+        if uri not in _silent:
+            reason = " ".join(str(error).split())[:300]
+            say(f"MLflow at {uri} does not take what it is told; going on without it: {reason}")
+        _silent.add(uri)
+        os.environ.update(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT="10")
+
+
+def is_active(client: "MlflowClient", run_id: str) -> bool:
+    """Whether there is such a run, and nobody has deleted it. What keeps MLflow from answering is raised."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
 
 
 def experiment_id(uri: str, name: str = EXPERIMENT) -> str | None:
@@ -44,6 +82,15 @@ def experiment_id(uri: str, name: str = EXPERIMENT) -> str | None:
     with answering(uri):
         found = MlflowClient(uri).get_experiment_by_name(name)
     return None if found is None else found.experiment_id
+
+
+def experiment_for_runs(client: "MlflowClient", root: Path, name: str) -> str:
+    """The id of an experiment that runs are put into; made on the first call."""
+    there = client.get_experiment_by_name(name)
+    if there is not None:
+        return there.experiment_id
+    local = None if os.environ.get("MLFLOW_TRACKING_URI") else (state_folder(root) / "mlartifacts").as_uri()
+    return client.create_experiment(name, artifact_location=local)
 
 
 def to_overlay(uri: str, experiment: str) -> tuple[str, list[str]]:

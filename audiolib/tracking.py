@@ -13,13 +13,19 @@ from typing import Any
 
 import polars as pl
 
-from audiolib.compare import RECORD, read_record, training_settings
-from audiolib.config.strict import read_yaml
-from audiolib.files import digest, lock, scratch_folder, sha256_file, state_folder, write_json
-from audiolib.registry import EXPERIMENT, answering, register, tracking_uri
+from audiolib.compare import RECORD, Record, read_record, training_settings
+from audiolib.config.strict import resolved
+from audiolib.files import digest, lock, scratch_folder, sha256_file, write_json
+from audiolib.registry import (
+    EXPERIMENT,
+    answering,
+    experiment_for_runs,
+    if_it_answers,
+    is_active,
+    register,
+    tracking_uri,
+)
 from audiolib.results import Home, at_home, home, main_metric, patch_name, summary
-
-PRESETS = ("model", "data", "evaluate")
 
 
 class Run:
@@ -48,7 +54,13 @@ class Run:
     def epoch(self, row: dict[str, Any]) -> None:
         """One epoch of a training stage, once: curves over epochs in the stage's nested run, under names that are the
         same for all stages and models, and in the pass itself the score over what it has cost so far.
+
+        What MLflow misses of it, the evaluation tells later.
         """
+        with if_it_answers(self.uri):
+            self._epoch(row)
+
+    def _epoch(self, row: dict[str, Any]) -> None:
         stage = row["stage"]
         nested = self.stage(stage)
         names = {
@@ -83,7 +95,7 @@ class Run:
     def history(self, rows: list[dict[str, Any]]) -> None:
         """The epochs that this run does not have yet: DVC restores a stage from its cache without running it."""
         for row in rows:
-            self.epoch(row)
+            self._epoch(row)
 
     def steps(self, metric: str, run_id: str | None = None) -> list[int]:
         """The steps of all points of a metric of the pass or of a nested run, as they were logged."""
@@ -154,13 +166,22 @@ class Run:
 def log_outcome(root: Path, evaluate: Path, features: Path, model: Path) -> None:
     """Everything that an evaluation left: cells, curves, training, the record itself, and the model that it is about.
 
+    As much of it as MLflow takes.
+
     Args:
         root: the repository.
         evaluate: the evaluation's folder.
         features: the clips that were measured.
         model: the fine-tuned model; it is registered.
     """
-    run, record, own = attach(root), read_record(evaluate), home(resolved(root))
+    record, own = read_record(evaluate), home(resolved(root))
+    with if_it_answers(tracking_uri(root)):
+        run = attach(root)
+        _log_record(run, record, own, evaluate, features)
+        register(run.uri, run.run_id, model, f"audiolib-{record.rows['corpus'][0]}")
+
+
+def _log_record(run: Run, record: Record, own: Home, evaluate: Path, features: Path) -> None:
     rows = record.rows
     run.history(record.history)
     run.matrix(rows, own)
@@ -172,15 +193,15 @@ def log_outcome(root: Path, evaluate: Path, features: Path, model: Path) -> None
         values = {f"summary/{_lead(stage)}{key}": found[key] for key in (metric, "patch_mean", "patch_worst_over_best")}
         run.summary({key: value for key, value in values.items() if value is not None})
     run.dataset(features / "index.json", rows["corpus"][0], rows["split"][0])
-    register(run.uri, run.run_id, model, f"audiolib-{rows['corpus'][0]}")
 
 
 def log_files(root: Path, paths: list[Path], folder: str) -> None:
-    """Keep a stage's files with the run and mark the pass as complete."""
-    run = attach(root)
-    for path in paths:
-        run.artifact(path, folder)
-    run.finish()
+    """Keep a stage's files with the run and mark the pass as complete, if MLflow takes them."""
+    with if_it_answers(tracking_uri(root)):
+        run = attach(root)
+        for path in paths:
+            run.artifact(path, folder)
+        run.finish()
 
 
 def _lead(stage: str) -> str:
@@ -205,9 +226,9 @@ def attach(root: Path) -> Run:
         from mlflow import MlflowClient
 
         client = MlflowClient(uri)
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError), answering(uri):
             run_id = json.loads(note.read_text(encoding="utf-8"))["run_id"]
-            if _alive(client, run_id):
+            if is_active(client, run_id):
                 return Run(uri, run_id)
         with answering(uri):
             run_id = _create(client, root, settings, name)
@@ -233,38 +254,14 @@ def found_run(root: Path, experiment: str, key: str, name: str, tags: dict[str, 
 
     client = MlflowClient(uri)
     with answering(uri):
-        number = _experiment(client, root, experiment)
+        number = experiment_for_runs(client, root, experiment)
         if found := client.search_runs([number], f"tags.key = '{key}'"):
             return Run(uri, found[0].info.run_id)
         return Run(uri, client.create_run(number, tags={**tags, "key": key}, run_name=name).info.run_id)
 
 
-def resolved(root: Path) -> dict[str, Any]:
-    """params.yaml and the presets that it selects, as plain values."""
-    params = read_yaml(root / "params.yaml")
-    presets = {group: read_yaml(root / "configs" / group / f"{params[group]}.yaml") for group in PRESETS}
-    return {"params": params, **presets}
-
-
-def _alive(client: Any, run_id: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_run(run_id).info.lifecycle_stage == "active"
-    except MlflowException:
-        return False
-
-
-def _experiment(client: Any, root: Path, name: str) -> str:
-    there = client.get_experiment_by_name(name)
-    if there is not None:
-        return there.experiment_id
-    local = None if os.environ.get("MLFLOW_TRACKING_URI") else (state_folder(root) / "mlartifacts").as_uri()
-    return client.create_experiment(name, artifact_location=local)
-
-
 def _create(client: Any, root: Path, settings: dict[str, Any], name: str | None) -> str:
-    experiment_id = _experiment(client, root, EXPERIMENT)
+    experiment_id = experiment_for_runs(client, root, EXPERIMENT)
     params = settings["params"]
     tags = {
         "model": params["model"],

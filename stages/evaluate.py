@@ -2,14 +2,14 @@
 
 from audiolib.config.corpus import DataPreset
 from audiolib.config.evaluation import EvaluatePreset
-from audiolib.config.strict import read_preset, read_section
+from audiolib.config.strict import read_preset, read_section, resolved
 from audiolib.config.training import TrainSection
 from audiolib.errors import run_main
 from audiolib.evaluate import sweep
 from audiolib.files import fresh_folder
 from audiolib.grid import Trained, grid_of, run_columns, trained_name
 from audiolib.results import write_outcome
-from audiolib.tracking import attach, log_outcome, resolved
+from audiolib.tracking import attach, log_outcome
 from stages import DATA, ROOT
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from audiolib.checkpoint import Checkpoints
+from audiolib.cluster import cluster_map
 from audiolib.errors import AudiolibError
 from audiolib.features import extract
 from audiolib.job import Job
@@ -86,6 +87,26 @@ def test_the_feature_stage_makes_the_same_bytes_on_a_cluster(small_download, sma
         ray.shutdown()
         cluster.shutdown()
     assert hashes(tmp_path / "out") == hashes(small_features)
+
+
+def known_there(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def test_workers_of_a_cluster_know_how_to_reach_mlflow(monkeypatch):
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)  # What follows was set after its processes had started.
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
+        names = ["MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD"]
+        assert list(cluster_map(known_there, names)) == ["secret", None]
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def test_a_mistake_in_a_worker_is_one_line(small_features, tmp_path):

@@ -20,12 +20,13 @@ import polars as pl
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from audiolib.errors import AudiolibError
 from audiolib.inference import Listener, top, whole_files
-from audiolib.registry import _newest_first, experiment_id, recorded, to_overlay, tracking_uri
+from audiolib.registry import _newest_first, experiment_id, is_active, recorded, to_overlay, tracking_uri
 from audiolib.results import home, read_rows, summary, table
-from audiolib.tracking import Run, attach, log_outcome
+from audiolib.tracking import Run, attach, log_files, log_outcome
 from audiolib.ui import _view, serve
 from tests.conftest import ROOT
 from tests.test_evaluate import outcome, settings, trained, written  # noqa: F401
@@ -201,6 +202,59 @@ def test_a_server_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
     for ask in (lambda: attach(root), lambda: recorded(root, [], None), lambda: serve(root, 5077)):
         with pytest.raises(AudiolibError, match=silent):
             ask()
+
+
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def in_haste(monkeypatch):
+    """The environment that `if_it_answers` sets, which is set back after the test."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    monkeypatch.setattr("audiolib.registry._silent", set())
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+
+def epochs(count: int) -> list[dict]:
+    numbers = {"train_loss": 1.0, "valid_score": 0.5, "lr": 1e-3, "efficiency": 1.0, "seconds": 2.0}
+    return [{"stage": "finetune", "epoch": n, "gmac_cum": 100.0 * (n + 1), **numbers} for n in range(count)]
+
+
+@pytest.mark.usefixtures("in_haste")
+def test_a_training_goes_on_without_mlflow_and_what_it_missed_is_told_later(tmp_path, capsys):
+    run, rows = attach(project(tmp_path)), epochs(3)
+    run.epoch(rows[0])
+    cut_off = Run(DEAD, run.run_id)
+    capsys.readouterr()
+    for row in rows[1:]:
+        cut_off.epoch(row)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and told[0].startswith(f"MLflow at {DEAD} does not take what it is told; going on without it")
+    assert run.steps("valid_score", run.stage("finetune")) == [0]
+    run.history(rows)
+    assert run.steps("valid_score", run.stage("finetune")) == [0, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_haste")
+def test_results_are_no_reason_to_stop(written, trained, small_features, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", DEAD)
+    root = project(tmp_path)
+    log_outcome(root, written, small_features, trained / "finetune")
+    log_files(root, [written / "run.json"], "report")
+    assert capsys.readouterr().err.count("going on without it") == 1
+
+
+@pytest.mark.usefixtures("in_haste")
+def test_only_a_run_that_is_gone_is_made_again(tmp_path):
+    root = project(tmp_path)
+    run, client = attach(root), MlflowClient(tracking_uri(root))
+    assert is_active(client, run.run_id) and not is_active(client, "0" * 32)
+    with pytest.raises(MlflowException):
+        is_active(MlflowClient(DEAD), run.run_id)
+    client.delete_run(run.run_id)
+    assert not is_active(client, run.run_id) and attach(root).run_id != run.run_id
 
 
 def test_a_port_that_is_taken_is_one_line(tmp_path, monkeypatch):

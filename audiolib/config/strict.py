@@ -64,6 +64,14 @@ def read_preset(root: Path, group: str, kind: type[T] | Any) -> T:
     return validate(kind, read_yaml(root / "configs" / group / f"{name}.yaml"), f"configs/{group}/{name}.yaml")
 
 
+def resolved(root: Path) -> dict[str, Any]:
+    """params.yaml and the presets that it selects, as plain values."""
+    params = read_yaml(root / "params.yaml")
+    groups = ("model", "data", "evaluate")
+    presets = {group: read_yaml(root / "configs" / group / f"{params[group]}.yaml") for group in groups}
+    return {"params": params, **presets}
+
+
 def validate(kind: type[T] | Any, value: Any, where: str) -> T:
     """Check `value` against a section type; `where` is the path of keys that leads to it.
 
