@@ -177,6 +177,14 @@ def _once(records: list[Record]) -> list[Record]:
     return list(newest.values())
 
 
+def with_record(records: list[Record], own: Record, corpus: str | None) -> list[Record]:
+    """Records and one more, unless they have its training, or it is not on the corpus that was asked for."""
+    known = {digest(training_settings(record.settings)) for record in records}
+    if digest(training_settings(own.settings)) in known or corpus not in (None, own.rows["corpus"][0]):
+        return records
+    return [*records, own]
+
+
 def training_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Of a pass' settings those that decide which model comes out: not how it was computed, measured or reported."""
     params = settings["params"]

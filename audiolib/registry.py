@@ -1,14 +1,15 @@
-"""What MLflow keeps beyond numbers: records of evaluations, and models that anyone can load from it."""
+"""What MLflow keeps beyond numbers: its runs, records of evaluations, and models that anyone can load from it."""
 
 import importlib.metadata
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from audiolib.compare import training_settings
 from audiolib.errors import AudiolibError
-from audiolib.files import fresh_folder, scratch_folder, sha256_file, state_folder
+from audiolib.files import digest, fresh_folder, scratch_folder, sha256_file, state_folder
 from audiolib.progress import say
 
 if TYPE_CHECKING:
@@ -91,6 +92,44 @@ def experiment_for_runs(client: "MlflowClient", root: Path, name: str) -> str:
         return there.experiment_id
     local = None if os.environ.get("MLFLOW_TRACKING_URI") else (state_folder(root) / "mlartifacts").as_uri()
     return client.create_experiment(name, artifact_location=local)
+
+
+def create_pass(client: "MlflowClient", root: Path, settings: dict[str, Any], name: str | None) -> str:
+    """A new run for a pass through the pipeline: what it is, and all its settings as parameters; returns its id.
+
+    Args:
+        client: of MLflow.
+        root: the repository.
+        settings: params and presets of the pass.
+        name: of the DVC experiment that it is, if it is one.
+    """
+    experiment = experiment_for_runs(client, root, EXPERIMENT)
+    params = settings["params"]
+    tags = {
+        "model": params["model"],
+        "dataset": params["data"],
+        "seed": str(params["seed"]),
+        "dvc.exp": name or "",
+        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+        "fingerprint": digest(settings),
+        "trained": digest(training_settings(settings)),
+    }
+    run = client.create_run(experiment, tags=tags, run_name=f"{params['model']} {params['data']} seed {params['seed']}")
+    from mlflow.entities import Param
+
+    values = [Param(key, str(value)[:500]) for key, value in _flat(settings)]
+    for first in range(0, len(values), 100):  # More in one call is refused.
+        client.log_batch(run.info.run_id, params=values[first : first + 100])
+    return run.info.run_id
+
+
+def _flat(value: dict[str, Any], lead: str = "") -> Iterator[tuple[str, Any]]:
+    for key, entry in value.items():
+        path = f"{lead}{key}"
+        if isinstance(entry, dict):
+            yield from _flat(entry, f"{path}.")
+        else:
+            yield path, entry
 
 
 def to_overlay(uri: str, experiment: str) -> tuple[str, list[str]]:

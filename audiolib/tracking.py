@@ -7,25 +7,25 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from audiolib.compare import RECORD, Record, read_record, training_settings
+from audiolib.compare import RECORD, Record, read_record
 from audiolib.config.strict import resolved
 from audiolib.files import digest, lock, scratch_folder, sha256_file, write_json
 from audiolib.registry import (
     EXPERIMENT,
     answering,
+    create_pass,
     experiment_for_runs,
     if_it_answers,
     is_active,
     register,
     tracking_uri,
 )
-from audiolib.results import Home, at_home, home, main_metric, patch_name, summary
+from audiolib.results import Home, at_home, main_metric, patch_name, summary
 
 
 class Run:
@@ -42,14 +42,19 @@ class Run:
     def stage(self, name: str) -> str:
         """The id of the nested run of a training stage; made on the first call."""
         client = self._client()
+        if (there := self._nested(name)) is not None:
+            return there
         parent = client.get_run(self.run_id)
-        own = f"tags.`mlflow.parentRunId` = '{self.run_id}' and tags.stage = '{name}'"
-        if found := client.search_runs([parent.info.experiment_id], own):
-            return found[0].info.run_id
         kept = {key: parent.data.tags[key] for key in ("model", "dataset", "seed") if key in parent.data.tags}
         tags = {**kept, "mlflow.parentRunId": self.run_id, "stage": name}
         made = client.create_run(parent.info.experiment_id, tags=tags, run_name=f"{parent.info.run_name}, {name}")
         return made.info.run_id
+
+    def _nested(self, name: str) -> str | None:
+        client = self._client()
+        own = f"tags.`mlflow.parentRunId` = '{self.run_id}' and tags.stage = '{name}'"
+        found = client.search_runs([client.get_run(self.run_id).info.experiment_id], own)
+        return found[0].info.run_id if found else None
 
     def epoch(self, row: dict[str, Any]) -> None:
         """One epoch of a training stage, once: curves over epochs in the stage's nested run, under names that are the
@@ -144,6 +149,10 @@ class Run:
         """A word about the pass; another one takes its place."""
         self._client().set_tag(self.run_id, name, value)
 
+    def tags(self) -> dict[str, str]:
+        """All words about the pass."""
+        return dict(self._client().get_run(self.run_id).data.tags)
+
     def dataset(self, index: Path, name: str, split: str) -> None:
         """Name the clips that were measured, by the digest of all their shards."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -153,9 +162,10 @@ class Run:
         self._client().log_inputs(self.run_id, [DatasetInput(entry, [InputTag("mlflow.data.context", split)])])
 
     def finish(self) -> None:
-        """Mark the pass and its stages as complete."""
+        """Mark the pass, and those of its stages that trained, as complete."""
         for stage in ("pretrain", "finetune"):
-            self._client().set_terminated(self.stage(stage))
+            if (nested := self._nested(stage)) is not None:
+                self._client().set_terminated(nested)
         self.done()
 
     def done(self) -> None:
@@ -164,9 +174,7 @@ class Run:
 
 
 def log_outcome(root: Path, evaluate: Path, features: Path, model: Path) -> None:
-    """Everything that an evaluation left: cells, curves, training, the record itself, and the model that it is about.
-
-    As much of it as MLflow takes.
+    """Everything that an evaluation left, as much of it as MLflow takes.
 
     Args:
         root: the repository.
@@ -174,20 +182,32 @@ def log_outcome(root: Path, evaluate: Path, features: Path, model: Path) -> None
         features: the clips that were measured.
         model: the fine-tuned model; it is registered.
     """
-    record, own = read_record(evaluate), home(resolved(root))
+    log_record(root, evaluate, features)
     with if_it_answers(tracking_uri(root)):
         run = attach(root)
-        _log_record(run, record, own, evaluate, features)
-        register(run.uri, run.run_id, model, f"audiolib-{record.rows['corpus'][0]}")
+        register(run.uri, run.run_id, model, f"audiolib-{resolved(root)['params']['data']}")
 
 
-def _log_record(run: Run, record: Record, own: Home, evaluate: Path, features: Path) -> None:
-    rows = record.rows
+def log_record(root: Path, evaluate: Path, features: Path) -> None:
+    """Cells, curves, training and the record itself, unless the run of the pass has them: DVC may have taken the
+    evaluation from its cache, where MLflow knows nothing of it.
+
+    Args: see `log_outcome`.
+    """
+    record, same = read_record(evaluate), digest([sha256_file(evaluate / name) for name in RECORD])
+    with if_it_answers(tracking_uri(root)):
+        run = attach(root)
+        if run.tags().get("record") != same:
+            _tell(run, record, evaluate, features)
+            run.tag("record", same)
+
+
+def _tell(run: Run, record: Record, evaluate: Path, features: Path) -> None:
+    rows, own = record.rows, record.home
     run.history(record.history)
     run.matrix(rows, own)
     for name in RECORD:
         run.artifact(evaluate / name, "record")
-    run.tag("record", digest([sha256_file(evaluate / name) for name in RECORD]))
     metric = main_metric(rows)
     for stage, found in summary(rows, own).items():
         values = {f"summary/{_lead(stage)}{key}": found[key] for key in (metric, "patch_mean", "patch_worst_over_best")}
@@ -212,11 +232,12 @@ def attach(root: Path) -> Run:
     """The run of the pass that `root`'s parameters describe; made on the first call.
 
     Its id is kept in `.scratch/runs`, named by the parameters: a stage that runs later, in another process or after a
-    crash, finds it.
+    crash, finds it. How the page is to look does not make it another pass.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     settings = resolved(root)
+    settings["params"].pop("report", None)
     name = os.environ.get("DVC_EXP_NAME")
     scratch = scratch_folder(root)
     note = scratch / "runs" / f"{digest({'settings': settings, 'experiment': name})}.json"
@@ -231,7 +252,7 @@ def attach(root: Path) -> Run:
             if is_active(client, run_id):
                 return Run(uri, run_id)
         with answering(uri):
-            run_id = _create(client, root, settings, name)
+            run_id = create_pass(client, root, settings, name)
         write_json(note, {"run_id": run_id, "uri": uri})
     return Run(uri, run_id)
 
@@ -258,35 +279,3 @@ def found_run(root: Path, experiment: str, key: str, name: str, tags: dict[str, 
         if found := client.search_runs([number], f"tags.key = '{key}'"):
             return Run(uri, found[0].info.run_id)
         return Run(uri, client.create_run(number, tags={**tags, "key": key}, run_name=name).info.run_id)
-
-
-def _create(client: Any, root: Path, settings: dict[str, Any], name: str | None) -> str:
-    experiment_id = experiment_for_runs(client, root, EXPERIMENT)
-    params = settings["params"]
-    tags = {
-        "model": params["model"],
-        "dataset": params["data"],
-        "seed": str(params["seed"]),
-        "dvc.exp": name or "",
-        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
-        "fingerprint": digest(settings),
-        "trained": digest(training_settings(settings)),
-    }
-    run = client.create_run(
-        experiment_id, tags=tags, run_name=f"{params['model']} {params['data']} seed {params['seed']}"
-    )
-    from mlflow.entities import Param
-
-    values = [Param(key, str(value)[:500]) for key, value in _flat(settings)]
-    for first in range(0, len(values), 100):  # More in one call is refused.
-        client.log_batch(run.info.run_id, params=values[first : first + 100])
-    return run.info.run_id
-
-
-def _flat(value: dict[str, Any], lead: str = "") -> Iterator[tuple[str, Any]]:
-    for key, entry in value.items():
-        path = f"{lead}{key}"
-        if isinstance(entry, dict):
-            yield from _flat(entry, f"{path}.")
-        else:
-            yield path, entry

@@ -5,7 +5,7 @@ from audiolib.config.strict import read_section
 from audiolib.errors import run_main
 from audiolib.files import fresh_folder
 from audiolib.report import Sources, render
-from audiolib.tracking import log_files
+from audiolib.tracking import log_files, log_record
 from stages import DATA, ROOT
 
 
@@ -14,6 +14,7 @@ def main() -> None:
     out = fresh_folder(DATA / "report")
     shown = {"classes_shown": section.classes_shown, "mistakes_shown": section.mistakes_shown}
     render(Sources(DATA / "features", DATA / "evaluate"), out, **shown)
+    log_record(ROOT, DATA / "evaluate", DATA / "features")
     log_files(ROOT, sorted(out.iterdir()), "report")
 
 

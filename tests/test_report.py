@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
-from audiolib.compare import Record, compare, read_record, summaries
+from audiolib.compare import Record, compare, read_record, summaries, with_record
 from audiolib.errors import AudiolibError
 from audiolib.evaluate import Outcome
 from audiolib.files import write_text
@@ -80,6 +80,12 @@ def test_a_training_that_was_measured_twice_is_one_seed(capsys):
     twice = compare([first, again])
     assert twice.labels == ["ast"] and [kept for kept, _ in twice.records] == [again]
     assert "ast-1 and ast-1 are the same training; the second is shown" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_mlflow_does_not_know_is_compared_too():
+    known, own = [record("ast", 1, 0.7)], record("elastic", 1, 0.8)
+    assert with_record(known, own, None) == with_record(known, own, "synthetic") == [*known, own]
+    assert with_record(known, own, "fsdd") == with_record(known, record("ast", 1, 0.9), None) == known
 
 
 def test_means_are_over_what_every_model_was_measured_at(found):

@@ -26,7 +26,7 @@ from audiolib.errors import AudiolibError
 from audiolib.inference import Listener, top, whole_files
 from audiolib.registry import _newest_first, experiment_id, is_active, recorded, to_overlay, tracking_uri
 from audiolib.results import home, read_rows, summary, table
-from audiolib.tracking import Run, attach, log_files, log_outcome
+from audiolib.tracking import Run, attach, log_files, log_outcome, log_record
 from audiolib.ui import _view, serve
 from tests.conftest import ROOT
 from tests.test_evaluate import outcome, settings, trained, written  # noqa: F401
@@ -61,8 +61,9 @@ def told(written, trained, small_features, tmp_path, monkeypatch) -> Told:  # no
     monkeypatch.delenv("DVC_ROOT", raising=False)
     root = project(tmp_path)
     run = attach(root)
-    for _ in range(2):  # A second time must add nothing.
-        log_outcome(root, written, small_features, trained / "finetune")
+    log_outcome(root, written, small_features, trained / "finetune")
+    run.tag("record", "half told")  # A second time must add nothing.
+    log_outcome(root, written, small_features, trained / "finetune")
     assert attach(root).run_id == run.run_id
     return Told(root, run, MlflowClient(tracking_uri(root)))
 
@@ -170,6 +171,38 @@ def test_records_are_read_back_and_replaced_by_newer_results(told, outcome, writ
     log_outcome(root, tmp_path / "again", small_features, trained / "finetune")  # The same pass, with other results.
     ((_, folder),) = recorded(root, [], None)
     assert read_rows(folder).equals(changed)
+
+
+def test_how_the_page_looks_makes_no_other_pass_and_no_empty_runs(tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    root = project(tmp_path)
+    run, client = attach(root), MlflowClient(tracking_uri(root))
+
+    def changed(section: str, value) -> str:
+        params = yaml.safe_load((root / "params.yaml").read_text())
+        (root / "params.yaml").write_text(yaml.safe_dump({**params, section: value}))
+        return attach(root).run_id
+
+    assert changed("report", {"classes_shown": 3, "mistakes_shown": 3}) == run.run_id
+    log_files(root, [root / "params.yaml"], "report")
+    assert [found.info.run_id for found in client.search_runs([experiment_id(run.uri)])] == [run.run_id]
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+    assert changed("seed", 2) != run.run_id
+
+
+@pytest.mark.slow
+def test_the_report_tells_what_an_evaluation_from_dvcs_cache_has_found(written, small_features, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    root = project(tmp_path)
+    for _ in range(2):
+        log_record(root, written, small_features)
+        log_files(root, [written / "run.json"], "report")
+    ((_, folder),) = recorded(root, [], None)
+    assert read_rows(folder).equals(read_rows(written))
+    assert [
+        row.data.metrics["valid_score"] >= 0
+        for row in MlflowClient(tracking_uri(root)).search_runs([experiment_id(tracking_uri(root))], "tags.stage != ''")
+    ] == [True, True]
 
 
 class Pages:

@@ -18,7 +18,7 @@ def _which(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="*", metavar="RUN",
         help="DVC experiments, ids of MLflow runs, or folders of an evaluation; none = all runs in MLflow, the "
-        "newest of each model, corpus and seed",
+        "newest of each model, corpus and seed, and the evaluation that lies here",
     )  # fmt: skip
     parser.add_argument("--data", metavar="NAME", help="only runs on this corpus; needed where there are several")
     parser.add_argument("--pretrain", action="store_true", help="show what the pretrain stages ended with, too")
@@ -72,7 +72,7 @@ def pick_command(parser: argparse.ArgumentParser) -> Run:
 
 
 def _comparison(asked: argparse.Namespace) -> "Comparison":
-    from audiolib.compare import compare, read_record
+    from audiolib.compare import compare, read_record, with_record
     from audiolib.registry import recorded
 
     root = Path.cwd()
@@ -81,4 +81,7 @@ def _comparison(asked: argparse.Namespace) -> "Comparison":
     records = [read_record(folder) for folder in folders]
     if others or not folders:
         records += [read_record(folder, name) for name, folder in recorded(root, others, asked.data)]
+    here = root / "data/evaluate"
+    if not asked.runs and (here / "run.json").exists():  # DVC may have taken it from its cache, without MLflow.
+        records = with_record(records, read_record(here), asked.data)
     return compare(records, ["pretrain", "finetune"] if asked.pretrain else None)
