@@ -256,7 +256,9 @@ def _pairs(found: Comparison) -> Section:
         for place, axis in places.items()
         for one, other, d in found.differences(axis)
     ]
-    columns = ["better*", "worse*", "where*", "points", "low", "high", "p", "test*"]
+    several = found.metric == "map"
+    points = f"points of {'label ranking' if several else found.metric}"
+    columns = ["better*", "worse*", "where*", points, "low", "high", "p", "test*"]
     text = (
         "The same clips, one model against the other: how many points the first is ahead, its 95 % interval, and "
         "how often chance alone would make such a difference. With several seeds chance is in the clips and in the "
@@ -264,6 +266,11 @@ def _pairs(found: Comparison) -> Section:
         "the spread of the other model; where both have a single one, only clips are drawn, and the answer holds for "
         "these trained weights, not for their recipes."
     )
+    if several:
+        text += (
+            " A clip has no mAP, which is a mean over classes: what is tested is how far up each clip's own labels are "
+            "in its scores (label ranking average precision). Who leads in mAP may be behind in that."
+        )
     return Section(
         "Is the difference real?", text, table=Table(columns, rows, [*"sss", "+.1f", "+.1f", "+.1f", ".4f", "s"])
     )

@@ -15,7 +15,7 @@ from audiolib.errors import AudiolibError
 from audiolib.evaluate import Outcome
 from audiolib.files import write_text
 from audiolib.pareto import front, pick
-from audiolib.report import Sources, render, render_comparison
+from audiolib.report import Sources, _pairs, render, render_comparison
 from audiolib.results import SCORES, table, write_outcome
 from tests.conftest import ROOT
 
@@ -111,6 +111,14 @@ def test_differences_are_between_the_same_clips(found):
     assert difference.mean == pytest.approx(row["elastic"]["home"] - row["ast"]["home"])
     along = found.differences("patch")[0][2]
     assert along.mean == pytest.approx(row["elastic"]["patch_mean"] - row["ast"]["patch_mean"])
+
+
+def test_the_table_of_differences_says_what_it_tests():
+    runs = [record("ast", 1, 0.7), record("elastic", 1, 0.9)]
+    tagged = [replace(run, rows=run.rows.with_columns(metric=pl.lit("map"))) for run in runs]
+    one, several = _pairs(compare(runs)), _pairs(compare(tagged))
+    assert one.table.columns[3] == "points of accuracy" and "label ranking" not in one.text
+    assert several.table.columns[3] == "points of label ranking" and "label ranking average precision" in several.text
 
 
 def test_runs_on_other_clips_cannot_be_compared():
