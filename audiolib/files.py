@@ -130,6 +130,19 @@ def code_digest(package: Path, patterns: Iterable[str]) -> str:
     return digest({str(path.relative_to(package)): sha256_file(path) for path in files})
 
 
+def project_folder() -> Path:
+    """The project that this folder is in, else the one that this package lies in.
+
+    Raises:
+        AudiolibError: there is none.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
+        if (folder / "params.yaml").exists() and (folder / "dvc.yaml").exists():
+            return folder
+    raise AudiolibError(f"{here} is in no project, which has a params.yaml and a dvc.yaml; go into one")
+
+
 def state_folder(root: Path) -> Path:
     """Where resumable state and the MLflow store live: the original repository, also inside a temporary DVC run.
 

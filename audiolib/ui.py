@@ -17,6 +17,7 @@ import webbrowser
 from pathlib import Path
 
 from audiolib.errors import AudiolibError, run_main
+from audiolib.files import project_folder
 from audiolib.progress import say
 from audiolib.registry import EXPERIMENT, experiment_id, to_overlay, tracking_uri
 
@@ -87,12 +88,12 @@ def _answers(server: "subprocess.Popen[bytes]", address: str) -> bool:
 
 
 def main() -> None:
-    """Serve the project in this folder."""
+    """Serve the project that this folder is in."""
     parser = argparse.ArgumentParser(description="The MLflow UI on the recorded runs, models side by side.")
     parser.add_argument("--port", type=int, default=5000)
     parser.add_argument("--experiment", default=EXPERIMENT, help="'audiolib studies' has what study_record keeps there")
     asked = parser.parse_args()
-    sys.exit(serve(Path.cwd(), asked.port, asked.experiment))
+    sys.exit(serve(project_folder(), asked.port, asked.experiment))
 
 
 if __name__ == "__main__":

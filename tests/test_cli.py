@@ -65,6 +65,20 @@ def test_compare_prints_a_table_and_leaves_a_page(records, tmp_path):
     assert (tmp_path / "out/report.html").exists() and str(tmp_path / "out/report.html") in done.stderr
 
 
+def test_compare_knows_its_project_in_a_folder_below(tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).touch()
+    (tmp_path / "data").mkdir()
+    kept(record("elastic", 1, 0.95), tmp_path / "data/evaluate")  # MLflow knows nothing of it.
+    below = tmp_path / "below/it"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    done = audiolib("compare", "--out", tmp_path / "out")
+    assert done.returncode == 0 and "| elastic | 1 |" in done.stdout, done.stderr
+    assert (tmp_path / "mlflow.db").exists() and list(below.iterdir()) == []
+
+
 def test_pick_names_the_cell_within_the_limits(records):
     done = audiolib("pick", *records, "--max-ms", 3, "--top", 2)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 4

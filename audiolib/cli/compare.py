@@ -73,15 +73,16 @@ def pick_command(parser: argparse.ArgumentParser) -> Run:
 
 def _comparison(asked: argparse.Namespace) -> "Comparison":
     from audiolib.compare import compare, read_record, with_record
+    from audiolib.files import project_folder
     from audiolib.registry import recorded
 
-    root = Path.cwd()
     folders = [Path(run) for run in asked.runs if Path(run).is_dir()]
     others = [run for run in asked.runs if not Path(run).is_dir()]
     records = [read_record(folder) for folder in folders]
     if others or not folders:
+        root = project_folder()
         records += [read_record(folder, name) for name, folder in recorded(root, others, asked.data)]
-    here = root / "data/evaluate"
-    if not asked.runs and (here / "run.json").exists():  # DVC may have taken it from its cache, without MLflow.
-        records = with_record(records, read_record(here), asked.data)
+        here = root / "data/evaluate"
+        if not asked.runs and (here / "run.json").exists():  # DVC may have taken it from its cache, without MLflow.
+            records = with_record(records, read_record(here), asked.data)
     return compare(records, ["pretrain", "finetune"] if asked.pretrain else None)
