@@ -18,12 +18,17 @@ def origin(command: str) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit, with a plus sign if the library or its presets have changes beyond it."""
+    """The commit, with a plus sign if the library or its presets have changes beyond it; else `unknown`."""
+    changed = "+" if git("status", "--porcelain", "audiolib", "configs") else ""
+    return f"{commit}{changed}" if (commit := git("rev-parse", "--short", "HEAD")) else "unknown"
 
-    def git(*words: str) -> str:
+
+def git(*words: str) -> str:
+    """What git says of this repository; nothing where there is no git, or no repository."""
+    try:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "audiolib", "configs") else "")
+    except FileNotFoundError:
+        return ""
 
 
 def _machine() -> str:

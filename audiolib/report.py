@@ -281,14 +281,16 @@ def _origin(found: Comparison) -> Section:
     for record, _ in found.records:
         params, made = record.settings["params"], record.origin
         words = [f"-S {key}={params[key]}" for key in ("model", "data", "evaluate", "seed")]
+        checkout = "" if made["commit"] == "unknown" else f"git checkout {made['commit'].rstrip('+')} && "
         lines += [
             f"# {record.name}: commit {made['commit']}, {made['date']}, {made['machine']}",
-            f"git checkout {made['commit'].rstrip('+')} && dvc exp run {' '.join(words)}",
+            f"{checkout}dvc exp run {' '.join(words)}",
             "",
             yaml.safe_dump(record.settings, sort_keys=False) if len(found.records) == 1 else "",
         ]
     return Section(
         "Where this comes from",
-        "Code version, machine, the command that repeats it, and all settings.",
+        "Code version, machine, and a command with the settings that are changed most. Others that differ from the "
+        f"commit's are to be added: {'all are below' if len(found.records) == 1 else 'run.json of each has all'}.",
         code="\n".join(lines),
     )

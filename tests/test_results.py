@@ -1,10 +1,13 @@
 """The pages of docs/results are what is made of the rows beside them."""
 
+import re
+
 import pytest
 
 from audiolib import study_tables, summary
 from audiolib.bench import kept
 from audiolib.evidence import RESULTS
+from audiolib.origin import origin
 from audiolib.reliability import pages
 
 STUDIES = sorted(path.stem for path in (RESULTS.parent.parent / "configs" / "study").glob("*.yaml"))
@@ -28,3 +31,9 @@ def test_the_table_of_the_readme_is_made_of_the_same_rows():
     readme = (RESULTS.parent.parent / "README.md").read_text(encoding="utf-8")
     assert f"{summary.BEGIN}\n\n{summary.render()}\n\n{summary.END}" in readme
     assert "| FlexiAST, from AST/8 | 4 + 18, then 60 | 3 |" in readme
+
+
+def test_without_git_a_commit_is_unknown(monkeypatch, tmp_path):
+    assert re.fullmatch(r"[0-9a-f]{7,}\+?", origin("a command")["commit"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert origin("a command")["commit"] == "unknown"
