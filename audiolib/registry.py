@@ -1,22 +1,23 @@
 """What MLflow keeps beyond numbers: its runs, records of evaluations, and models that anyone can load from it."""
 
+import getpass
 import importlib.metadata
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiolib.compare import training_settings
 from audiolib.errors import AudiolibError
 from audiolib.files import digest, fresh_folder, scratch_folder, sha256_file, state_folder
+from audiolib.origin import git
 from audiolib.progress import say
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-EXPERIMENT = "audiolib"
 _CURVES = ("curve/accuracy_vs_patch", "curve/map_vs_patch")
 _MOST = 12  # Lines that can be told apart.
 _WRAPPER = Path(__file__).with_name("mlflow_model.py")
@@ -25,6 +26,11 @@ _WRAPPER = Path(__file__).with_name("mlflow_model.py")
 def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI, else an SQLite file at the repository's root: never a path relative to some folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_folder(root) / 'mlflow.db'}"
+
+
+def experiment_name() -> str:
+    """MLFLOW_EXPERIMENT_NAME, else the project's own."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "audiolib"
 
 
 class NoAnswer(AudiolibError):
@@ -76,12 +82,12 @@ def is_active(client: "MlflowClient", run_id: str) -> bool:
         return False
 
 
-def experiment_id(uri: str, name: str = EXPERIMENT) -> str | None:
-    """Of an experiment, the project's own unless told; null before the first run."""
+def experiment_id(uri: str, name: str | None = None) -> str | None:
+    """Of an experiment, that of the pipeline unless told; null before the first run."""
     from mlflow import MlflowClient
 
     with answering(uri):
-        found = MlflowClient(uri).get_experiment_by_name(name)
+        found = MlflowClient(uri).get_experiment_by_name(name or experiment_name())
     return None if found is None else found.experiment_id
 
 
@@ -103,7 +109,7 @@ def create_pass(client: "MlflowClient", root: Path, settings: dict[str, Any], na
         settings: params and presets of the pass.
         name: of the DVC experiment that it is, if it is one.
     """
-    experiment = experiment_for_runs(client, root, EXPERIMENT)
+    experiment = experiment_for_runs(client, root, experiment_name())
     params = settings["params"]
     tags = {
         "model": params["model"],
@@ -113,6 +119,7 @@ def create_pass(client: "MlflowClient", root: Path, settings: dict[str, Any], na
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
         "fingerprint": digest(settings),
         "trained": digest(training_settings(settings)),
+        **source_tags("dvc exp run" if name else "dvc repro"),
     }
     run = client.create_run(experiment, tags=tags, run_name=f"{params['model']} {params['data']} seed {params['seed']}")
     from mlflow.entities import Param
@@ -121,6 +128,15 @@ def create_pass(client: "MlflowClient", root: Path, settings: dict[str, Any], na
     for first in range(0, len(values), 100):  # More in one call is refused.
         client.log_batch(run.info.run_id, params=values[first : first + 100])
     return run.info.run_id
+
+
+def source_tags(command: str) -> dict[str, str]:
+    """Where a run comes from, in MLflow's own words: its client sets none of them."""
+    user = "unknown"
+    with suppress(KeyError, OSError):  # In a container a user may have no name.
+        user = getpass.getuser()
+    made = {"mlflow.user": user, "mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
+    return {**made, "mlflow.source.git.commit": commit} if (commit := git("rev-parse", "HEAD")) else made
 
 
 def _flat(value: dict[str, Any], lead: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,24 +7,18 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from audiolib import registry
 from audiolib.compare import RECORD, Record, read_record
 from audiolib.config.strict import resolved
+from audiolib.errors import AudiolibError
 from audiolib.files import digest, lock, scratch_folder, sha256_file, write_json
-from audiolib.registry import (
-    EXPERIMENT,
-    answering,
-    create_pass,
-    experiment_for_runs,
-    if_it_answers,
-    is_active,
-    register,
-    tracking_uri,
-)
+from audiolib.registry import answering, if_it_answers, source_tags, tracking_uri
 from audiolib.results import Home, at_home, main_metric, patch_name, summary
 
 
@@ -45,7 +39,8 @@ class Run:
         if (there := self._nested(name)) is not None:
             return there
         parent = client.get_run(self.run_id)
-        kept = {key: parent.data.tags[key] for key in ("model", "dataset", "seed") if key in parent.data.tags}
+        own = ("model", "dataset", "seed", "mlflow.user")
+        kept = {k: tag for k, tag in parent.data.tags.items() if k in own or k.startswith("mlflow.source.")}
         tags = {**kept, "mlflow.parentRunId": self.run_id, "stage": name}
         made = client.create_run(parent.info.experiment_id, tags=tags, run_name=f"{parent.info.run_name}, {name}")
         return made.info.run_id
@@ -168,9 +163,9 @@ class Run:
                 self._client().set_terminated(nested)
         self.done()
 
-    def done(self) -> None:
-        """Mark this run alone as complete."""
-        self._client().set_terminated(self.run_id)
+    def done(self, status: str = "FINISHED") -> None:
+        """Mark this run alone as complete, or as FAILED or KILLED."""
+        self._client().set_terminated(self.run_id, status)
 
 
 def log_outcome(root: Path, evaluate: Path, features: Path, model: Path) -> None:
@@ -185,7 +180,7 @@ def log_outcome(root: Path, evaluate: Path, features: Path, model: Path) -> None
     log_record(root, evaluate, features)
     with if_it_answers(tracking_uri(root)):
         run = attach(root)
-        register(run.uri, run.run_id, model, f"audiolib-{resolved(root)['params']['data']}")
+        registry.register(run.uri, run.run_id, model, f"audiolib-{resolved(root)['params']['data']}")
 
 
 def log_record(root: Path, evaluate: Path, features: Path) -> None:
@@ -231,30 +226,48 @@ def _lead(stage: str) -> str:
 def attach(root: Path) -> Run:
     """The run of the pass that `root`'s parameters describe; made on the first call.
 
-    Its id is kept in `.scratch/runs`, named by the parameters: a stage that runs later, in another process or after a
-    crash, finds it. How the page is to look does not make it another pass.
+    Its id is kept in `.scratch/runs`, named by the parameters, without those of the page: a stage that runs later, in
+    another process or after a crash, finds it.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    settings = resolved(root)
-    settings["params"].pop("report", None)
-    name = os.environ.get("DVC_EXP_NAME")
-    scratch = scratch_folder(root)
-    note = scratch / "runs" / f"{digest({'settings': settings, 'experiment': name})}.json"
+    settings, name, note = _pass(root)
     # Two processes that open a fresh database at once would both create its tables, and one would fail.
-    with lock(scratch / "mlflow.lock"):
+    with lock(scratch_folder(root) / "mlflow.lock"):
         uri = tracking_uri(root)
         from mlflow import MlflowClient
 
         client = MlflowClient(uri)
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError), answering(uri):
             run_id = json.loads(note.read_text(encoding="utf-8"))["run_id"]
-            if is_active(client, run_id):
+            if registry.is_active(client, run_id):
+                client.update_run(run_id, "RUNNING")  # It may have failed before.
                 return Run(uri, run_id)
         with answering(uri):
-            run_id = create_pass(client, root, settings, name)
+            run_id = registry.create_pass(client, root, settings, name)
         write_json(note, {"run_id": run_id, "uri": uri})
     return Run(uri, run_id)
+
+
+def _pass(root: Path) -> tuple[dict[str, Any], str | None, Path]:
+    """The settings of a pass, the DVC experiment that it is, and the file that its run's id is kept in."""
+    settings, name = resolved(root), os.environ.get("DVC_EXP_NAME")
+    settings["params"].pop("report", None)
+    key = digest({"settings": settings, "experiment": name})
+    return settings, name, scratch_folder(root) / "runs" / f"{key}.json"
+
+
+@contextlib.contextmanager
+def telling_failure(root: Path) -> Iterator[None]:
+    """Around a stage: where it fails, the run of its pass, if there is one yet, is marked so until a stage goes on."""
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, AudiolibError):
+            run = Run(**json.loads(_pass(root)[2].read_text(encoding="utf-8")))
+            with if_it_answers(run.uri):
+                run.done("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
 
 
 def separate_run(folder: Path) -> Run:
@@ -263,7 +276,7 @@ def separate_run(folder: Path) -> Run:
 
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(uri)
-    experiment = client.create_experiment(EXPERIMENT, artifact_location=folder.as_uri())
+    experiment = client.create_experiment(registry.experiment_name(), artifact_location=folder.as_uri())
     return Run(uri, client.create_run(experiment).info.run_id)
 
 
@@ -275,7 +288,8 @@ def found_run(root: Path, experiment: str, key: str, name: str, tags: dict[str, 
 
     client = MlflowClient(uri)
     with answering(uri):
-        number = experiment_for_runs(client, root, experiment)
+        number = registry.experiment_for_runs(client, root, experiment)
         if found := client.search_runs([number], f"tags.key = '{key}'"):
             return Run(uri, found[0].info.run_id)
-        return Run(uri, client.create_run(number, tags={**tags, "key": key}, run_name=name).info.run_id)
+        own = {**tags, "key": key, **source_tags("python -m audiolib.study_record")}
+        return Run(uri, client.create_run(number, tags=own, run_name=name).info.run_id)

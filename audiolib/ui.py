@@ -19,16 +19,16 @@ from pathlib import Path
 from audiolib.errors import AudiolibError, run_main
 from audiolib.files import project_folder
 from audiolib.progress import say
-from audiolib.registry import EXPERIMENT, experiment_id, to_overlay, tracking_uri
+from audiolib.registry import experiment_id, to_overlay, tracking_uri
 
 
-def serve(root: Path, port: int, experiment: str = EXPERIMENT) -> int:
+def serve(root: Path, port: int, experiment: str | None = None) -> int:
     """Run the server until it is stopped; returns its exit status. A server of MLFLOW_TRACKING_URI runs already.
 
     Args:
         root: the project.
         port: where, on this machine only.
-        experiment: which runs.
+        experiment: which runs; null = those of the pipeline.
 
     Raises:
         AudiolibError: MLFLOW_TRACKING_URI does not answer, or the port is taken.
@@ -54,7 +54,7 @@ def serve(root: Path, port: int, experiment: str = EXPERIMENT) -> int:
     return server.wait()
 
 
-def _view(uri: str, experiment: str) -> str:
+def _view(uri: str, experiment: str | None) -> str:
     """The page of the UI: accuracy over patch sizes, a line a model; else the runs as charts; else the start."""
     number = experiment_id(uri, experiment)
     if number is None:
@@ -91,7 +91,7 @@ def main() -> None:
     """Serve the project that this folder is in."""
     parser = argparse.ArgumentParser(description="The MLflow UI on the recorded runs, models side by side.")
     parser.add_argument("--port", type=int, default=5000)
-    parser.add_argument("--experiment", default=EXPERIMENT, help="'audiolib studies' has what study_record keeps there")
+    parser.add_argument("--experiment", help="'audiolib studies' has what study_record keeps there")
     asked = parser.parse_args()
     sys.exit(serve(project_folder(), asked.port, asked.experiment))
 

@@ -9,10 +9,11 @@ from audiolib.evaluate import sweep
 from audiolib.files import fresh_folder
 from audiolib.grid import Trained, grid_of, run_columns, trained_name
 from audiolib.results import write_outcome
-from audiolib.tracking import attach, log_outcome
+from audiolib.tracking import attach, log_outcome, telling_failure
 from stages import DATA, ROOT
 
 
+@telling_failure(ROOT)
 def main() -> None:
     section = read_preset(ROOT, "evaluate", EvaluatePreset)
     preset = read_preset(ROOT, "data", DataPreset)

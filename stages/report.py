@@ -5,10 +5,11 @@ from audiolib.config.strict import read_section
 from audiolib.errors import run_main
 from audiolib.files import fresh_folder
 from audiolib.report import Sources, render
-from audiolib.tracking import log_files, log_record
+from audiolib.tracking import log_files, log_record, telling_failure
 from stages import DATA, ROOT
 
 
+@telling_failure(ROOT)
 def main() -> None:
     section = read_section(ROOT, "report", ReportSection)
     out = fresh_folder(DATA / "report")

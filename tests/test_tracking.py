@@ -24,9 +24,9 @@ from mlflow.exceptions import MlflowException
 
 from audiolib.errors import AudiolibError
 from audiolib.inference import Listener, top, whole_files
-from audiolib.registry import _newest_first, experiment_id, is_active, recorded, to_overlay, tracking_uri
+from audiolib.registry import _newest_first, experiment_id, is_active, recorded, register, to_overlay, tracking_uri
 from audiolib.results import home, read_rows, summary, table
-from audiolib.tracking import Run, attach, log_files, log_outcome, log_record
+from audiolib.tracking import Run, attach, log_files, log_outcome, log_record, telling_failure
 from audiolib.ui import _view, serve
 from tests.conftest import ROOT
 from tests.test_evaluate import outcome, settings, trained, written  # noqa: F401
@@ -203,6 +203,55 @@ def test_the_report_tells_what_an_evaluation_from_dvcs_cache_has_found(written, 
         row.data.metrics["valid_score"] >= 0
         for row in MlflowClient(tracking_uri(root)).search_runs([experiment_id(tracking_uri(root))], "tags.stage != ''")
     ] == [True, True]
+
+
+@pytest.mark.slow
+def test_runs_lie_in_the_experiment_that_is_asked_for(trained, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of a team")
+    run = attach(project(tmp_path))
+    register(run.uri, run.run_id, trained / "finetune", "a-model")
+    client = MlflowClient(run.uri)
+    found = client.get_run(run.run_id)
+    assert client.get_experiment(found.info.experiment_id).name == "of a team"
+    assert found.info.experiment_id == experiment_id(run.uri)
+    assert client.search_model_versions("name='a-model'")[0].run_id == run.run_id
+
+
+def test_a_run_says_who_made_it_and_from_which_commit(tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    run = attach(project(tmp_path))
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    client = MlflowClient(run.uri)
+    for number in (run.run_id, run.stage("finetune")):
+        tags = client.get_run(number).data.tags
+        assert (tags["mlflow.source.name"], tags["mlflow.source.git.commit"]) == ("dvc repro", commit)
+        assert tags["mlflow.user"]
+
+
+@pytest.mark.parametrize("error, status", [(AudiolibError("no"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+def test_a_pass_whose_stage_fails_has_failed_until_it_goes_on(tmp_path, monkeypatch, error, status):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    root = project(tmp_path)
+
+    def ends(*, before: bool) -> str:
+        with pytest.raises(type(error)), telling_failure(root):
+            if not before:
+                attach(root)
+            raise error
+        return "" if before else MlflowClient(tracking_uri(root)).get_run(attach_id(root)).info.status
+
+    ends(before=True)
+    assert not (root / "mlflow.db").exists(), "nothing is to be told before there is a run"
+    assert ends(before=False) == status
+    run = attach(root)
+    assert MlflowClient(run.uri).get_run(run.run_id).info.status == "RUNNING"
+
+
+def attach_id(root: Path) -> str:
+    """Of the only run."""
+    uri = tracking_uri(root)
+    return MlflowClient(uri).search_runs([experiment_id(uri)])[0].info.run_id
 
 
 class Pages:
