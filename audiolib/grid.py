@@ -73,9 +73,13 @@ def grid_of(section: "EvaluatePreset", seconds: list[float], settings: dict[str,
 
 
 def run_columns(settings: dict[str, Any]) -> dict[str, Any]:
-    """The columns that all rows of a pipeline pass share; its name is a digest of what was run."""
+    """The columns that all rows of a pipeline pass share; its name is a digest of what was run.
+
+    `fold` is that of the test, where a corpus has folds.
+    """
     run = {key: settings["params"][key] for key in ("model", "data", "seed")}
-    return {"run": digest([run, settings["model"], settings["data"]]), "corpus": run["data"], "seed": run["seed"]}
+    named = {"run": digest([run, settings["model"], settings["data"]]), "corpus": run["data"], "seed": run["seed"]}
+    return {**named, "fold": settings["data"]["source"].get("fold")}
 
 
 def view_of(card: Card, cell: Cell) -> View:

@@ -84,6 +84,13 @@ def test_every_cell_is_there_once(outcome):
     assert rows["ms"].min() > 0 and rows["n"].unique().to_list() == [24]
 
 
+def test_rows_name_the_fold_that_was_tested_where_there_are_folds():
+    own = settings()
+    assert run_columns(own)["fold"] is None
+    own["data"] = yaml.safe_load((ROOT / "configs/data/esc50.yaml").read_text())
+    assert table([run_columns(own)])["fold"].to_list() == [1]
+
+
 def test_a_cell_is_what_a_plain_loop_finds(outcome, trained, small_features):
     clips, model = read_split(small_features, "test"), load(trained / "finetune")
     hits = 0
