@@ -93,9 +93,14 @@ def view_of(card: Card, cell: Cell) -> View:
 
 
 def trained_name(preset: dict[str, Any], stage: str) -> str:
-    """What a stage has trained: `ast-p16` for one patch size, `flexi` for several, `any` for several in packs."""
+    """What a stage has trained: `ast-p16` for one patch size, `flexi` for several, `any` for several in packs.
+
+    An Audio Mamba in packs is `aum-packs`, and `any-aum` at several sizes.
+    """
     family = preset["architecture"]["name"].split("_")[0]
-    sizes = preset[stage]["patch_sizes"]
-    if family == "elastic" and len(sizes) > 1:
-        return "any"
-    return f"ast-{patch_name(*as_size(sizes[0]))}" if len(sizes) == 1 and family in ("ast", "flexi") else family
+    sizes, packed = preset[stage]["patch_sizes"], preset[stage].get("packing") is not None
+    if packed and len(sizes) > 1:
+        return "any" if family == "elastic" else f"any-{family}"
+    if len(sizes) == 1 and family in ("ast", "flexi"):
+        return f"ast-{patch_name(*as_size(sizes[0]))}"
+    return f"{family}-packs" if packed and family != "elastic" else family

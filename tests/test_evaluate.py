@@ -151,8 +151,12 @@ def test_the_confusion_of_dvc_has_each_clip_once_as_the_final_model_hears_it(out
 def test_names_say_what_was_trained():
     preset = settings()["model"]
     assert trained_name(preset, "pretrain") == "ast-p16" and trained_name(preset, "finetune") == "flexi"
-    preset = yaml.safe_load((ROOT / "configs/model/any.yaml").read_text())
-    assert trained_name(preset, "pretrain") == "elastic" and trained_name(preset, "finetune") == "any"
+    presets = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "configs/model").glob("*.yaml")}
+    names = {name: trained_name(presets[name], "finetune") for name in ("any", "aum", "aum_packs", "elastic")}
+    assert names == {"any": "any", "aum": "aum", "aum_packs": "aum-packs", "elastic": "elastic"}
+    assert trained_name(presets["any"], "pretrain") == "elastic"
+    several = {**presets["aum_packs"], "finetune": presets["any"]["finetune"]}
+    assert trained_name(several, "finetune") == "any-aum"
 
 
 @pytest.fixture(scope="module")
