@@ -6,9 +6,10 @@ import pytest
 
 from audiolib import study_tables, summary
 from audiolib.bench import kept
-from audiolib.evidence import RESULTS
+from audiolib.evidence import RESULTS, read_evidence
 from audiolib.origin import origin
 from audiolib.reliability import pages
+from audiolib.study import make_job, read_study
 
 STUDIES = sorted(path.stem for path in (RESULTS.parent.parent / "configs" / "study").glob("*.yaml"))
 MEASURED = [name for name in STUDIES if (RESULTS / f"{name}.csv").exists()]
@@ -25,6 +26,14 @@ def test_the_page_of_benchmarks_is_made_of_their_rows():
 
 def test_the_page_of_reliability_is_made_of_its_rows():
     assert (RESULTS / "reliability.md").read_text(encoding="utf-8") == pages.page()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_kept_rows_are_those_of_the_recipes_that_stand_there(name):
+    """Else the command that continues a study would train again what is kept, beside rows of another recipe."""
+    study = read_study(name)
+    for model, corpus, seed, key in read_evidence(name).select("model", "corpus", "seed", "run").unique().rows():
+        assert make_job(study, study.run(model), corpus, seed, RESULTS).out.name == key, (model, corpus, seed)
 
 
 def test_the_table_of_the_readme_is_made_of_the_same_rows():
