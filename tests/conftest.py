@@ -61,7 +61,8 @@ def features_section(**changes: object):
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are left out, and told, where there is none; the longest files come first."""
-    items.sort(key=lambda item: item.path.stem not in ("test_readme", "test_smoke"))
+    longest = ("test_readme", "test_smoke", "test_launch", "test_deploy")
+    items.sort(key=lambda item: item.path.stem not in longest)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
