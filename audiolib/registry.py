@@ -3,6 +3,7 @@
 import getpass
 import importlib.metadata
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -223,11 +224,6 @@ def _newest_first(client: "MlflowClient", experiment: str) -> Iterator["Run"]:
             return
 
 
-# What pyproject.toml says that the library needs.
-_NEEDS = (
-    *("torch", "torchaudio", "numpy", "pyarrow", "polars", "pydantic", "pyyaml", "safetensors"),
-    *("soundfile", "soxr", "filelock", "tqdm"),
-)
 # Columns of what a registered model returns.
 _TOLD = {"file": "string", "rank": "long", "class": "string", "probability": "double"}
 
@@ -259,7 +255,7 @@ def register(uri: str, run_id: str, model: Path, name: str) -> None:
                     params=ParamSchema([ParamSpec("top_k", "long", 0)]),
                 ),
                 code_paths=[str(_WRAPPER.parent)],
-                pip_requirements=[_pinned(package) for package in _NEEDS],
+                pip_requirements=_requirements(),
                 registered_model_name=name,
                 step=-1,  # MLflow logs the metrics of this step a second time and then refuses them; none has it.
             )
@@ -269,6 +265,11 @@ def register(uri: str, run_id: str, model: Path, name: str) -> None:
     client.set_tag(run_id, "model.sha256", weights)
 
 
-def _pinned(package: str) -> str:
-    """A requirement of the version that is installed; without its local part (`+cpu`), which no index knows."""
-    return f"{package}=={importlib.metadata.version(package).partition('+')[0]}"
+def _requirements() -> list[str]:
+    """What the library needs, without extras, in the versions that are installed.
+
+    A version's local part (`+cpu`) is left out: no index knows it.
+    """
+    lines = importlib.metadata.requires("audiolib") or []
+    needed = [re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line]
+    return [f"{package}=={importlib.metadata.version(package).partition('+')[0]}" for package in needed]

@@ -1,6 +1,7 @@
 """Where a run of a study is at home, how good it is there, and what it cost to train."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -31,9 +32,15 @@ class StudyHome:
 def home_of(run: StudyRun, corpus: str) -> StudyHome:
     """A model of several sizes is at home at 16 x 16, where its kernel is stored."""
     bands, frames = as_size(run.architecture.get("patch", 16))
-    phases = run.recipe.get("phases") or [{"method": "none", "compression": 1}]
-    hop = _STORED_HOP * (phases[-1]["compression"] if phases[-1]["method"] == "frame_shift" else 1)
+    last = _phases(run)[-1]
+    hop = _STORED_HOP * (last["compression"] if last["method"] == "frame_shift" else 1)
     return StudyHome(bands, frames, run.seconds or _data(corpus).seconds, hop)
+
+
+def _phases(run: StudyRun) -> list[dict[str, Any]]:
+    """Those of the run, else of its preset."""
+    preset = read_yaml(ROOT / "configs" / "model" / f"{run.preset}.yaml")
+    return list(run.recipe.get("phases") or preset["finetune"]["phases"])
 
 
 def _data(corpus: str) -> DataPreset:
@@ -51,7 +58,7 @@ def at_home(rows: pl.DataFrame, run: StudyRun, corpus: str) -> pl.DataFrame:
 def epochs_of(study: Study, run: StudyRun, corpus: str) -> str:
     """Epochs of each phase, those of the run that it starts from before them: `4 + 18, then 60`."""
     scale = _data(corpus).epochs_scale
-    told = " + ".join(str(phase["epochs"] * scale) for phase in run.recipe["phases"])
+    told = " + ".join(str(phase["epochs"] * scale) for phase in _phases(run))
     return told if run.start is None else f"{epochs_of(study, study.run(run.start), corpus)}, then {told}"
 
 

@@ -133,6 +133,7 @@ def test_a_fractional_hop_needs_the_sound(small_features):
     [
         (View(64).coarser(1.5, "frame_shift"), 43, 1.5),
         (View(64).coarser(2, "frame_shift"), 32, 2.0),
+        (View(21).coarser(1.4, "frame_shift"), 15, 1.4),
         (View(63).coarser(2, "max_pool"), 32, 2.0),
         (View(64).coarser(2, "patchify"), 64, 1.0),
     ],

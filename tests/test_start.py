@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from timm import create_model as create_vit
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from audiolib.batches import pack
 from audiolib.config.training import Distill
@@ -93,17 +93,18 @@ def test_a_teacher_of_other_classes_is_refused(small_features, tmp_path, fixed):
 
 
 def test_a_teacher_hears_clips_normalised_as_it_knows_them(small_features, tmp_path, fixed):
-    """Its own logits of the same sound, although the student's constants are others."""
+    """Its own logits of the same sound, although the student's constants and padding are others."""
     taught = recipe(distill=Distill(weight=0.5, temperature=2.0))
     model, card = load(fixed), load_card(fixed)
     mean, std = card.frontend["mean"] - 3, card.frontend["std"] * 2
-    other = replace(card, frontend={**card.frontend, "mean": mean, "std": std})
+    other = replace(card, frontend={**card.frontend, "mean": mean, "std": std}, fill=0.7)
     save_pretrained(model, other, tmp_path / "other")
     guide = teacher(job(small_features, tmp_path, recipe=taught, start=tmp_path / "other"), torch.device("cpu"))
     clips = read_split(small_features, "test")
-    mels = [clips.held.mel(place)[:64].astype(np.float32) for place in range(4)]
-    wanted = model(pack([torch.from_numpy((mel - mean) / (2 * std)).float() for mel in mels]), card.patch)
-    said = guide(pack([torch.from_numpy(clips.normalised(mel)) for mel in mels]))
+    mels = [clips.held.mel(place)[:48].astype(np.float32) for place in range(4)]
+    known = [torch.from_numpy((mel - mean) / (2 * std)).float() for mel in mels]
+    wanted = model(pack([pad(mel, (0, 0, 0, 16), value=0.7) for mel in known]), card.patch)
+    said = guide(pack([pad(torch.from_numpy(clips.normalised(mel)), (0, 0, 0, 16)) for mel in mels]))
     torch.testing.assert_close(said, wanted.detach(), atol=1e-5, rtol=1e-5)
     assert not said.requires_grad
 

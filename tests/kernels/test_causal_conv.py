@@ -51,6 +51,14 @@ def test_half_of_a_wider_projection_in_bfloat16():
     torch.testing.assert_close(found.float(), naive(half.float(), **rest, lengths=(20,)), atol=0.02, rtol=0.01)
 
 
+def test_the_default_dtype_of_torch_changes_nothing():
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert failures(cpp, naive, inputs((20, 5)), lengths=(20, 5)) == []
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_another_window_is_one_line():
     tensors = inputs((5,))
     with pytest.raises(KernelUnavailable, match="has a window of 4, not 3"):
