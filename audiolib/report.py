@@ -96,7 +96,7 @@ def _matrix_sections(found: Comparison, trained: dict[str, list[float]]) -> list
             "Patch size x clip length",
             f"{found.metric.capitalize()} in per cent, at the hop that each model was trained at. All models see the "
             "same clips, cut to each length; a shorter clip is padded, or kept as it is for a model trained so. "
-            "Patches of a size that a model does not store come from its resized kernel, without training.",
+            "Patches of a size that a model does not store come from its resized kernel.",
             heat,
             {"matrix": figures.heat_maps(found)},
         ),
