@@ -5,8 +5,8 @@ group, the groups used last being held; with the order of `order.py` each is rea
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 from audiolib.shards import ROWS_PER_GROUP, ShardFolder
 
 MEMORY_MIB = 2048
+_NO_SOUND = "a hop that is no multiple of the stored one needs the sound, which was not read"
 
 
 class Held(Protocol):
@@ -23,8 +24,8 @@ class Held(Protocol):
     def mel(self, index: int) -> np.ndarray:
         """(t, f) float16."""
 
-    def wave(self, index: int) -> np.ndarray:
-        """(l,) int16."""
+    def at_hop(self, index: int, hop: float, compute: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """(t, f) float32 log-mel at another hop, which `compute` makes of a clip's int16 sound."""
 
 
 @dataclass(frozen=True)
@@ -92,25 +93,38 @@ class Clips:
         from audiolib.frontend import Frontend, from_int16, log_mel
 
         settings = Frontend(**{**self.frontend, "hop_ms": self.frontend["hop_ms"] * hop})
-        return log_mel(from_int16(self.held.wave(index)), settings)
+        return self.held.at_hop(index, hop, lambda wave: log_mel(from_int16(wave), settings))
 
 
-@dataclass(frozen=True)
+@dataclass
 class InMemory:
-    """All log-mel, and all sound or none."""
+    """All log-mel, and all sound or none.
+
+    Attributes:
+        spare: bytes that log-mel at other hops may yet take: of clips that are asked for again and again it is kept.
+        others: what was kept, by clip and hop.
+    """
 
     mels: list[np.ndarray]
     waves: list[np.ndarray] | None = None
+    spare: int = 0
+    others: dict[tuple[int, float], np.ndarray] = field(default_factory=dict)
 
     def mel(self, index: int) -> np.ndarray:
         """See `Held`."""
         return self.mels[index]
 
-    def wave(self, index: int) -> np.ndarray:
+    def at_hop(self, index: int, hop: float, compute: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """See `Held`."""
+        if (index, hop) in self.others:
+            return self.others[index, hop]
         if self.waves is None:
-            raise ValueError("a hop that is no multiple of the stored one needs the sound, which was not read")
-        return self.waves[index]
+            raise ValueError(_NO_SOUND)
+        made = compute(self.waves[index])
+        if made.nbytes <= self.spare:
+            self.spare -= made.nbytes
+            self.others[index, hop] = made
+        return made
 
 
 class OnDisk:
@@ -135,12 +149,12 @@ class OnDisk:
         (mels, _), place = self._group(index)
         return mels[place]
 
-    def wave(self, index: int) -> np.ndarray:
+    def at_hop(self, index: int, hop: float, compute: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """See `Held`."""
         (_, waves), place = self._group(index)
         if not waves:
-            raise ValueError("a hop that is no multiple of the stored one needs the sound, which was not read")
-        return waves[place]
+            raise ValueError(_NO_SOUND)
+        return compute(waves[place])
 
     def _group(self, index: int) -> tuple[tuple[list[np.ndarray], list[np.ndarray]], int]:
         file = int(np.searchsorted(self.firsts, index, side="right")) - 1
@@ -159,7 +173,9 @@ def _size(group: tuple[list[np.ndarray], list[np.ndarray]]) -> int:
     return sum(array.nbytes for arrays in group for array in arrays)
 
 
-def read_split(folder: Path, split: str, waveform: bool = False, memory_mib: int = MEMORY_MIB) -> Clips:
+def read_split(
+    folder: Path, split: str, waveform: bool = False, memory_mib: int = MEMORY_MIB, *, repeated: bool = False
+) -> Clips:
     """The clips of a split of a features folder, with their sound if asked for; every shard is verified when read.
 
     Args:
@@ -167,16 +183,18 @@ def read_split(folder: Path, split: str, waveform: bool = False, memory_mib: int
         split: of `corpora.clips.SPLITS`.
         waveform: whether sound is needed.
         memory_mib: what log-mel and sound may take in memory; what takes more stays on disk.
+        repeated: whether clips are asked for again and again: what memory is left then keeps log-mel at other hops.
     """
     shards = ShardFolder(folder)
     facts = shards.facts(split, waveform)
     limit = memory_mib * 2**20
     bytes_per_frame = shards.bytes_per_frame(waveform)
     held: Held
-    if facts.frames.sum() * bytes_per_frame <= limit:
+    if (needed := int(facts.frames.sum() * bytes_per_frame)) <= limit:
         window = None
         rows = list(shards.rows(split, waveform))
-        held = InMemory([row.log_mel for row in rows], [row.wave for row in rows if row.wave is not None] or None)
+        waves = [row.wave for row in rows if row.wave is not None] or None
+        held = InMemory([row.log_mel for row in rows], waves, limit - needed if repeated else 0)
     else:
         held = OnDisk(shards, split, waveform, limit)
         window = int(limit / 2 / bytes_per_frame)  # A step at the border of two windows needs both.

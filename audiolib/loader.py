@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from audiolib.augment import Random, add_noise, fit_length, mask_bands, mask_frames, mix, roll, trim
 from audiolib.batches import Batch, pack, pooled
-from audiolib.dataset import Clips
+from audiolib.dataset import Clips, InMemory
 from audiolib.order import Order
 from audiolib.packing import best_fit, deal, next_fit
 from audiolib.rng import rng
@@ -170,7 +170,7 @@ class Epoch(Dataset):
 
 def batches(epoch: Epoch, start: int = 0, processes: int = 0) -> Iterator[Batch]:
     """The batches from step `start` on, `epoch.parts` a step, made ahead by `processes` or in this one."""
-    ahead = {"multiprocessing_context": "fork", "prefetch_factor": 4} if processes else {}
+    ahead = {"multiprocessing_context": "fork", "prefetch_factor": 4, "worker_init_fn": _forget} if processes else {}
     pin = torch.cuda.is_available()
     return iter(
         DataLoader(
@@ -182,6 +182,13 @@ def batches(epoch: Epoch, start: int = 0, processes: int = 0) -> Iterator[Batch]
             **ahead,
         )
     )
+
+
+def _forget(_worker: int) -> None:
+    """A process that ends with the epoch will not be asked again: what it kept would be memory for nothing."""
+    info = get_worker_info()
+    if info is not None and isinstance(held := info.dataset.clips.held, InMemory):
+        held.spare = 0
 
 
 def steps(epoch: Epoch, start: int = 0, processes: int = 0) -> Iterator[list[Batch]]:

@@ -3,11 +3,12 @@
     python -m audiolib.study flexi
 
 Rows are appended as each run ends, and a run whose rows are there is not repeated: the same command continues an
-interrupted study. On a machine with cores to spare, start it once for each seed (`--seed 1`).
+interrupted study. On a GPU, or with many cores, `--jobs N` trains so many models side by side.
 """
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +30,45 @@ from audiolib.job import Job
 from audiolib.launch import scaled
 from audiolib.progress import say
 from audiolib.study_home import home_of
+from audiolib.study_jobs import Task, side_by_side
 from audiolib.train import fit
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_study(
-    name: str, *, corpora: list[str] | None = None, seeds: list[int] | None = None, runs: list[str] | None = None
+    name: str,
+    *,
+    corpora: list[str] | None = None,
+    seeds: list[int] | None = None,
+    runs: list[str] | None = None,
+    jobs: int = 1,
 ) -> None:
     """Do all runs of a study that are not done yet, for some or all of its corpora, seeds and runs.
 
+    Args:
+        name: of the study.
+        corpora: null = all of the study's; so with `seeds` and `runs`.
+        seeds: see `corpora`.
+        runs: see `corpora`.
+        jobs: models that train side by side.
+
     Raises:
-        AudiolibError: the study has no such run.
+        AudiolibError: the study has no such run; or, of several jobs, some have failed.
     """
     study = read_study(name)
     for asked in runs or []:
         study.run(asked)
-    for corpus in corpora or study.corpora:
-        features = features_of(corpus)
-        for seed in seeds or study.seeds:
-            for run in study.runs:
-                if not runs or run.name in runs:
-                    _do(name, study, run, corpus, seed, features)
+    corpora = corpora or study.corpora
+    names = [run.name for run in study.runs if not runs or run.name in runs]
+    for corpus in corpora:
+        features_of(corpus)
+    wanted = [Task(run, corpus, seed) for corpus in corpora for seed in seeds or study.seeds for run in names]
+    if jobs == 1:
+        for task in wanted:
+            do(name, task)
+    else:
+        side_by_side(name, study, wanted, jobs)
 
 
 def read_study(name: str) -> Study:
@@ -58,19 +76,28 @@ def read_study(name: str) -> Study:
     return validate(Study, read_yaml(ROOT / "configs" / "study" / f"{name}.yaml"), f"configs/study/{name}.yaml")
 
 
-def _do(name: str, study: Study, run: StudyRun, corpus: str, seed: int, features: Path) -> None:
-    """Train and measure one run, unless its rows are kept already."""
+def do(name: str, task: Task, *, alone: bool = True) -> None:
+    """Train and measure one run of a study, unless its rows are kept already.
+
+    Times are kept only if it is `alone`: beside others a model takes longer, now more and now less.
+    """
+    study, corpus, seed = read_study(name), task.corpus, task.seed
+    run, features = study.run(task.run), features_of(corpus)
     job = make_job(study, run, corpus, seed, features)
     with lock(job.out.parent.parent / f"{job.out.name}.lock"):
         own = (pl.col("run") == job.out.name) & (pl.col("model") == run.name)
         if read_evidence(name).filter(own).is_empty():
-            _train(name, study, run, corpus, seed, features)
+            _train(name, study, run, corpus, seed, features, alone)
             rows, outcome = _measure(study, run, corpus, seed, features, job.out)
-            append_rows(name, rows, f"python -m audiolib.study {name}")
+            append_rows(name, rows if alone else _without_times(rows), f"python -m audiolib.study {name}")
             outcome.written()
 
 
-def _train(name: str, study: Study, run: StudyRun, corpus: str, seed: int, features: Path) -> None:
+def _without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "ms": None} for row in rows if row["metric"] != "train_seconds"]
+
+
+def _train(name: str, study: Study, run: StudyRun, corpus: str, seed: int, features: Path, alone: bool) -> None:
     """Train one run, after the one that it starts from, unless their weights are there, made of the same clips."""
     job, clips = make_job(study, run, corpus, seed, features), sha256_file(features / "index.json")
     seen = job.out.with_suffix(".clips")
@@ -80,9 +107,11 @@ def _train(name: str, study: Study, run: StudyRun, corpus: str, seed: int, featu
     if run.start is not None:
         first = make_job(study, study.run(run.start), corpus, seed, features)
         with lock(first.out.parent.parent / f"{first.out.name}.lock"):
-            _train(name, study, study.run(run.start), corpus, seed, features)
+            _train(name, study, study.run(run.start), corpus, seed, features, alone)
     say(f"study {name}: {run.name} on {corpus}, seed {seed}")
     write_text(seen, clips)
+    if not alone:  # Then the other cores are for the other models.
+        job = replace(job, settings=job.settings.model_copy(update={"loader_processes": 0}))
     fit(job)
 
 
@@ -171,14 +200,17 @@ def features_of(corpus: str) -> Path:
 
 
 def main() -> None:
-    """`python -m audiolib.study <name> [--corpus NAME] [--seed N] [--run NAME]`."""
+    """`python -m audiolib.study <name> [--corpus NAME] [--seed N] [--run NAME] [--jobs N]`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("name", help="a file of configs/study")
     parser.add_argument("--corpus", action="append", help="only this corpus; may be given several times")
     parser.add_argument("--seed", action="append", type=int, help="only this seed; may be given several times")
     parser.add_argument("--run", action="append", help="only this run; may be given several times")
+    parser.add_argument("--jobs", type=int, default=1, help="models to train side by side (1); times are not kept")
     asked = parser.parse_args()
-    run_study(asked.name, corpora=asked.corpus, seeds=asked.seed, runs=asked.run)
+    if asked.jobs < 1:
+        parser.error("--jobs is at least 1")
+    run_study(asked.name, corpora=asked.corpus, seeds=asked.seed, runs=asked.run, jobs=asked.jobs)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from audiolib import shards
+from audiolib import loader, shards
 from audiolib.dataset import OnDisk, read_split
 from audiolib.errors import AudiolibError
 from audiolib.files import write_json
@@ -61,8 +61,27 @@ def test_clips_on_disk_are_those_in_memory(folder, disk):
     np.testing.assert_array_equal(disk.target, memory.target)
     for index in np.random.default_rng(0).permutation(CLIPS).tolist():
         np.testing.assert_array_equal(disk.log_mel(index), memory.log_mel(index))
-        np.testing.assert_array_equal(disk.held.wave(index), memory.held.wave(index))
+        np.testing.assert_array_equal(disk.held.at_hop(index, 1.5, np.copy), memory.held.waves[index])
     np.testing.assert_array_equal(disk.log_mel(5, 1.5), memory.log_mel(5, 1.5))
+
+
+def test_log_mel_at_other_hops_is_kept_as_far_as_memory_allows(folder):
+    once, again = (read_split(folder, "train", waveform=True, repeated=repeated) for repeated in (False, True))
+    fresh = [once.log_mel(index, 1.5) for index in range(20)]
+    again.held.spare = sum(mel.nbytes for mel in fresh[:10])
+    for _ in range(2):
+        for index, mel in enumerate(fresh):
+            np.testing.assert_array_equal(again.log_mel(index, 1.5), mel)
+    assert list(again.held.others) == [(index, 1.5) for index in range(10)] and not once.held.others
+    assert again.log_mel(3, 1.5) is again.log_mel(3, 1.5) and again.held.spare == 0
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_loader_process_keeps_nothing_for_an_epoch_that_ends_with_it(folder, monkeypatch, processes):
+    clips = read_split(folder, "train", waveform=True, repeated=True)
+    monkeypatch.setattr(loader, "shown", lambda *_: clips.held.spare)  # Of the process that makes a batch.
+    assert clips.held.spare > 2**30
+    assert set(batches(epoch_of(clips), processes=processes)) == ({0} if processes else {clips.held.spare})
 
 
 def test_an_epoch_reads_every_group_once_and_holds_no_more_than_it_may(folder, disk, monkeypatch):

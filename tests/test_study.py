@@ -2,6 +2,8 @@
 
 import shutil
 import statistics
+import subprocess
+import sys
 from itertools import product
 
 import polars as pl
@@ -121,6 +123,30 @@ def test_weights_of_other_clips_are_not_measured(project, capsys):
         study.run_study("small", seeds=[1], runs=["fixed"])
         trained = "study small: fixed on synthetic, seed 1" in capsys.readouterr().err
         assert trained is (step != "again"), step
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_are_those_one_after_another(project):
+    """Starts before what starts from them; without times; what fails is told at the end, and nothing else is lost."""
+    shutil.copytree(ROOT / "audiolib", project / "audiolib", ignore=shutil.ignore_patterns("__pycache__"))
+    broken = {"name": "broken", "preset": "ast", "recipe": {"phases": [{**PHASE, "lr": 1.0e30}]}}
+    runs = [broken, *SMALL["runs"]]
+    (project / "configs/study/small.yaml").write_text(yaml.safe_dump({**SMALL, "seeds": [1], "runs": runs}))
+    command = [sys.executable, "-m", "audiolib.study", "small", "--jobs", "2"]
+    told = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert told.returncode == 1 and "flexible on synthetic, seed 1: done; 3 of 3 runs" in told.stderr, told.stderr
+    assert "error: 1 of 3 runs failed; the first: broken on synthetic, seed 1: finetune: the loss became" in told.stderr
+    assert "phase 1/1 epoch 1/1" not in told.stderr, "what each says of itself is in a log of its own"
+    log = project / ".scratch/study/logs/small, flexible on synthetic, seed 1.log"
+    assert "study small: fixed" not in log.read_text(), "its start was there"
+    rows = pl.read_csv(project / "docs/results/small.csv", schema=evidence.EVIDENCE)
+    assert set(rows["model"]) == {"fixed", "flexible"} and rows["ms"].null_count() == len(rows)
+    assert "train_seconds" not in set(rows["metric"]) and "train_gmac" in set(rows["metric"])
+    study.run_study("small", seeds=[1], runs=["flexible"])
+    alone = evidence.read_evidence("small")
+    same = ["model", "patch_t", "seconds", "hop_ms", "metric", "value"]
+    beside = rows.filter(pl.col("model") == "flexible").select(same)
+    assert alone.filter(pl.col("metric") != "train_seconds").select(same).equals(beside)
 
 
 def test_a_run_starts_from_an_earlier_one():

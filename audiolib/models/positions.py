@@ -87,7 +87,7 @@ class Axis:
         else:
             same = self.mode == "index"
             found = [centre_matrix(stored, self.spacing, replace(p, hop=1.0) if same else p) for p in clips]
-        return torch.cat(found).to(like)
+        return torch.cat(found).to(like.device, like.dtype, non_blocking=True)  # A GPU need not come to rest for it.
 
 
 def sines(count: int, channels: int) -> Tensor:
