@@ -4,6 +4,9 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+LEAST_WIDTH = 16  # Of a head, compiled; zeros beside a narrower one change nothing.
 
 
 def flex(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scale: float | None = None) -> Tensor:
@@ -13,10 +16,12 @@ def flex(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], sc
     """
     from torch.nn.attention.flex_attention import flex_attention
 
-    attend = _compiled() if query.is_cuda else flex_attention
-    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))  # (1, h, n, k)
+    attend, width = _compiled() if query.is_cuda else flex_attention, query.shape[-1]
+    scale = width**-0.5 if scale is None else scale
+    wider = (pad(tensor, (0, max(0, LEAST_WIDTH - width))) for tensor in (query, key, value))
+    q, k, v = (tensor.transpose(0, 1)[None] for tensor in wider)  # (1, h, n, k)
     out = attend(q, k, v, block_mask=_mask(lengths, query.device), scale=scale)
-    return out[0].transpose(0, 1)
+    return out[0].transpose(0, 1)[..., :width]
 
 
 @lru_cache(maxsize=16)
