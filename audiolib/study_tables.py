@@ -58,7 +58,10 @@ def render(name: str) -> str:
                 f"![patch size x clip length of each model]({name}-{corpus}.png)",
                 *(part for model in order for part in _matrix_table(own.filter(pl.col("model") == model), model)),
             ]
-        parts += ["Cost of training, with the run that a model starts from; the ratios are to the first of them:"]
+        parts += [
+            "Cost of training, with the run that a model starts from; the ratios are to the first of them. Seconds are of "
+            "runs that trained alone:"
+        ]
         parts += [_cost_table(study, own, corpus)]
     notes = RESULTS / f"{name}.notes.md"
     if notes.exists():
