@@ -123,6 +123,7 @@ class InMemory:
         made = compute(self.waves[index])
         if made.nbytes <= self.spare:
             self.spare -= made.nbytes
+            made.setflags(write=False)
             self.others[index, hop] = made
         return made
 

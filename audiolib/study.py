@@ -8,6 +8,8 @@ interrupted study. On a GPU, or with many cores, `--jobs N` trains so many model
 
 import argparse
 import shutil
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,7 @@ def run_study(
         for task in wanted:
             do(name, task)
     else:
-        side_by_side(name, study, wanted, jobs)
+        side_by_side(name, study, [task for task in wanted if not _is_done(name, study, task)], jobs)
 
 
 def read_study(name: str) -> Study:
@@ -81,38 +83,50 @@ def do(name: str, task: Task, *, alone: bool = True) -> None:
 
     Times are kept only if it is `alone`: beside others a model takes longer, now more and now less.
     """
-    study, corpus, seed = read_study(name), task.corpus, task.seed
-    run, features = study.run(task.run), features_of(corpus)
-    job = make_job(study, run, corpus, seed, features)
+    study, features = read_study(name), features_of(task.corpus)
+    job = make_job(study, study.run(task.run), task.corpus, task.seed, features)
     with lock(job.out.parent.parent / f"{job.out.name}.lock"):
-        own = (pl.col("run") == job.out.name) & (pl.col("model") == run.name)
-        if read_evidence(name).filter(own).is_empty():
-            _train(name, study, run, corpus, seed, features, alone)
-            rows, outcome = _measure(study, run, corpus, seed, features, job.out)
-            append_rows(name, rows if alone else _without_times(rows), f"python -m audiolib.study {name}")
+        if not task.measured:
+            _train(name, study, task, features, alone)
+        elif not _is_done(name, study, task):
+            _train(name, study, task, features, alone)
+            rows, outcome = _measure(study, task, features, job.out)
+            timed = rows if alone else [{**row, "ms": None} for row in rows]
+            append_rows(name, timed, f"python -m audiolib.study {name}")
             outcome.written()
 
 
-def _without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**row, "ms": None} for row in rows if row["metric"] != "train_seconds"]
+def _is_done(name: str, study: Study, task: Task) -> bool:
+    key = make_job(study, study.run(task.run), task.corpus, task.seed, features_of(task.corpus)).out.name
+    return not read_evidence(name).filter((pl.col("run") == key) & (pl.col("model") == task.run)).is_empty()
 
 
-def _train(name: str, study: Study, run: StudyRun, corpus: str, seed: int, features: Path, alone: bool) -> None:
+def _train(name: str, study: Study, task: Task, features: Path, alone: bool) -> None:
     """Train one run, after the one that it starts from, unless their weights are there, made of the same clips."""
-    job, clips = make_job(study, run, corpus, seed, features), sha256_file(features / "index.json")
-    seen = job.out.with_suffix(".clips")
+    run, clips = study.run(task.run), sha256_file(features / "index.json")
+    job = make_job(study, run, task.corpus, task.seed, features)
+    seen, beside = job.out.with_suffix(".clips"), _beside(job.out)
     if (job.out / "training.json").exists() and seen.exists() and seen.read_text(encoding="utf-8") == clips:
         return
     shutil.rmtree(job.out, ignore_errors=True)
     if run.start is not None:
-        first = make_job(study, study.run(run.start), corpus, seed, features)
+        before = replace(task, run=run.start)
+        first = make_job(study, study.run(run.start), task.corpus, task.seed, features)
         with lock(first.out.parent.parent / f"{first.out.name}.lock"):
-            _train(name, study, study.run(run.start), corpus, seed, features, alone)
-    say(f"study {name}: {run.name} on {corpus}, seed {seed}")
+            _train(name, study, before, features, alone)
+    say(f"study {name}: {task}")
     write_text(seen, clips)
     if not alone:  # Then the other cores are for the other models.
+        write_text(beside, "")
         job = replace(job, settings=job.settings.model_copy(update={"loader_processes": 0}))
+    elif not any(job.scratch.rglob("step-*.json")):  # Nothing to continue that was begun beside others.
+        beside.unlink(missing_ok=True)
     fit(job)
+
+
+def _beside(out: Path) -> Path:
+    """Whose presence says that the seconds of a training are of one beside others."""
+    return out.with_suffix(".beside")
 
 
 def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path) -> Job:
@@ -159,9 +173,8 @@ def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path
     )
 
 
-def _measure(
-    study: Study, run: StudyRun, corpus: str, seed: int, features: Path, out: Path
-) -> tuple[list[dict[str, Any]], Outcome]:
+def _measure(study: Study, task: Task, features: Path, out: Path) -> tuple[list[dict[str, Any]], Outcome]:
+    run, corpus = study.run(task.run), task.corpus
     seconds = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus).seconds
     lengths, home = sorted({*study.seconds, seconds}), home_of(run, corpus).patch
     cells = [Cell(size, seconds) for size in sorted(study.patch_sizes)]
@@ -173,15 +186,16 @@ def _measure(
     ]
     cells += [Cell(home, seconds, hop) for hop in study.hops_ms]
     grid = Grid("test", cells, seconds)
-    common = {"run": out.name, "corpus": corpus, "seed": seed}
+    common = {"run": out.name, "corpus": corpus, "seed": task.seed}
     outcome = sweep([Trained(out, "finetune", run.name)], features, grid, common)
     training = read_json(out / "training.json")
     cost = {
         "valid_score": training["valid_score"],
         "train_gmac": training["gmac"],
         "train_tokens": training["tokens"],
-        "train_seconds": pl.read_csv(out / "history.csv")["seconds"][-1],
     }
+    if not _beside(out).exists():
+        cost["train_seconds"] = pl.read_csv(out / "history.csv")["seconds"][-1]
     own = {**common, "model": run.name, "stage": "finetune"}
     return outcome.rows + [{**own, "metric": metric, "value": value} for metric, value in cost.items()], outcome
 
@@ -210,6 +224,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.jobs < 1:
         parser.error("--jobs is at least 1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # On its way out Python ends its processes, too.
     run_study(asked.name, corpora=asked.corpus, seeds=asked.seed, runs=asked.run, jobs=asked.jobs)
 
 

@@ -1,11 +1,14 @@
 """Runs of a study side by side, each in a process of its own: a small model leaves most of a GPU idle."""
 
 import os
+import signal
+import sys
 import traceback
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import redirect_stderr
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -20,72 +23,122 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Task:
-    """One run of a study on one corpus with one seed."""
+    """One run of a study on one corpus with one seed; one that others alone want is trained and not measured."""
 
     run: str
     corpus: str
     seed: int
+    measured: bool = field(default=True, compare=False)
 
     def __str__(self) -> str:
         return f"{self.run} on {self.corpus}, seed {self.seed}"
 
 
+class Plan:
+    """Which runs may begin: those with the most epochs to come first, none before the one that it starts from.
+
+    Args:
+        study: the study.
+        wanted: the runs; those that they start from are added.
+    """
+
+    def __init__(self, study: Study, wanted: list[Task]) -> None:
+        self.study = study
+        tasks = {task: task for task in wanted}
+        for task in wanted:
+            start = self._start(task)
+            while start is not None:
+                tasks.setdefault(start, replace(start, measured=False))
+                start = self._start(start)
+        self.waiting = sorted(tasks.values(), key=lambda task: -self._epochs_to_come(task.run))
+        self.running: set[Task] = set()
+        self.failed: dict[Task, str] = {}
+
+    def begin(self, room: int) -> list[Task]:
+        """Up to `room` runs that may begin now; they count as running."""
+        busy = {*self.waiting, *self.running}
+        ready = [task for task in self.waiting if self._start(task) not in busy][:room]
+        self.waiting = [task for task in self.waiting if task not in ready]
+        self.running.update(ready)
+        return ready
+
+    def end(self, task: Task, error: str) -> None:
+        """A run has ended, well if there is no error; what would start from a failed one has failed, too."""
+        self.running.discard(task)
+        if error:
+            self.failed[task] = error
+            for other in [other for other in self.waiting if self._start(other) == task]:
+                self.waiting.remove(other)
+                self.end(other, f"it starts from {task}, which failed")
+
+    def _start(self, task: Task) -> Task | None:
+        start = self.study.run(task.run).start
+        return replace(task, run=start) if start else None
+
+    def _epochs_to_come(self, name: str) -> int:
+        """Of a run and of the longest chain of runs that start from it; those of a preset count as none."""
+        own = sum(phase["epochs"] for phase in self.study.run(name).recipe.get("phases", []))
+        after = [self._epochs_to_come(run.name) for run in self.study.runs if run.start == name]
+        return own + max(after, default=0)
+
+
 def side_by_side(name: str, study: Study, wanted: list[Task], jobs: int) -> None:
-    """Do runs in so many processes, those with the most epochs before them first, a start before what it is for.
+    """Do runs in so many processes.
 
     Raises:
         AudiolibError: some have failed; the others were done nevertheless.
     """
-    waiting = sorted(wanted, key=lambda task: -_epochs_to_come(study, task.run))
-    running: dict[Future[str], Task] = {}
-    failed: list[str] = []
+    plan = Plan(study, wanted)
+    total, running = len(plan.waiting), dict[BaseProcess, Task]()
+    threads = max(1, len(os.sched_getaffinity(0)) // max(1, min(jobs, total)))
     spawn = get_context("spawn")  # A process that has used a GPU cannot be forked.
-    with ProcessPoolExecutor(jobs, spawn, initializer=_share_cores, initargs=(jobs,)) as pool:
-        while waiting or running:
-            busy = {*waiting, *running.values()}
-            ready = [task for task in waiting if _start(study, task) not in busy]
-            for task in ready[: jobs - len(running)]:
-                waiting.remove(task)
-                running[pool.submit(_do, name, task)] = task
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                task, error = running.pop(future), future.result()
-                failed += [f"{task}: {error}"] if error else []
-                done = len(wanted) - len(waiting) - len(running)
-                say(f"study {name}: {task}: {error or 'done'}; {done} of {len(wanted)} runs")
-    if failed:
-        raise AudiolibError(f"{len(failed)} of {len(wanted)} runs failed; the first: {failed[0]}")
+    while plan.waiting or running:
+        for task in plan.begin(jobs - len(running)):
+            process = spawn.Process(target=_do, args=(name, task, threads), daemon=True)
+            process.start()
+            running[process] = task
+        wait([process.sentinel for process in running])
+        for process in [process for process in running if not process.is_alive()]:
+            task = running.pop(process)
+            error = _error(name, task, process)
+            plan.end(task, error)
+            done = total - len(plan.waiting) - len(running)
+            say(f"study {name}: {task}: {error or 'done'}; {done} of {total} runs")
+    if plan.failed:
+        task, error = next(iter(plan.failed.items()))
+        raise AudiolibError(f"{len(plan.failed)} of {total} runs failed; the first: {task}: {error}")
 
 
-def _epochs_to_come(study: Study, name: str) -> int:
-    """Of a run and of the longest chain of runs that start from it; those of a preset count as none."""
-    own = sum(phase["epochs"] for phase in study.run(name).recipe.get("phases", []))
-    return own + max((_epochs_to_come(study, run.name) for run in study.runs if run.start == name), default=0)
+def _error(name: str, task: Task, process: BaseProcess) -> str:
+    """What a run says that was wrong, in the last line of its log; nothing if it ended well."""
+    if process.exitcode == -signal.SIGKILL:
+        return "its process was killed, as when memory is short: use fewer --jobs, and the same command continues"
+    if process.exitcode:
+        lines = _log(name, task).read_text(encoding="utf-8").splitlines() or [f"exit status {process.exitcode}"]
+        return lines[-1].removeprefix("error: ")
+    return ""
 
 
-def _start(study: Study, task: Task) -> Task | None:
-    start = study.run(task.run).start
-    return replace(task, run=start) if start else None
+def _log(name: str, task: Task) -> Path:
+    return scratch_folder(ROOT) / "study" / "logs" / f"{name}, {task}.log".replace("/", "-")
 
 
-def _share_cores(jobs: int) -> None:
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
-
-
-def _do(name: str, task: Task) -> str:
-    """Do one run, its messages in a log of its own; what was wrong, or nothing."""
+def _do(name: str, task: Task, threads: int) -> None:
+    """Do one run, its messages in a log of its own."""
     from audiolib.study import do  # It imports this module.
 
-    log = scratch_folder(ROOT) / "study" / "logs" / f"{name}, {task}.log"
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+    log = _log(name, task)
     with disk_errors(log):
         log.parent.mkdir(parents=True, exist_ok=True)
-        file = log.open("w", encoding="utf-8")
+        file = log.open("a", encoding="utf-8")
     with file, redirect_stderr(file):
         try:
             do(name, task, alone=False)
         except AudiolibError as error:
-            return str(error)
-        except Exception as error:  # One run's fault is not the others'.
+            say(f"error: {error}")
+            sys.exit(1)
+        except Exception:
             traceback.print_exc()
-            return f"{type(error).__name__}: {error}; see {log}"
-    return ""
+            sys.exit(1)

@@ -59,8 +59,8 @@ def render(name: str) -> str:
                 *(part for model in order for part in _matrix_table(own.filter(pl.col("model") == model), model)),
             ]
         parts += [
-            "Cost of training, with the run that a model starts from; the ratios are to the first of them. Seconds are of "
-            "runs that trained alone:"
+            "Cost of training, with the run that a model starts from; the ratios are to the first of each column. "
+            "Seconds are of runs without `--jobs`:"
         ]
         parts += [_cost_table(study, own, corpus)]
     notes = RESULTS / f"{name}.notes.md"

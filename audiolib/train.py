@@ -66,9 +66,8 @@ class Trainer:
         self.shards = ShardFolder(job.features)
         sound = needs_sound(job.recipe, self.shards.frontend["hop_ms"])
         memory = job.settings.memory_mib
-        self.train, self.valid = (
-            read_split(job.features, split, sound, memory, repeated=True) for split in ("train", "valid")
-        )
+        self.train = read_split(job.features, "train", sound, memory, repeated=True)
+        self.valid = read_split(job.features, "valid", sound, memory)
         self.planner = Planner(job.recipe, self.train, job.seconds, job.seed)
         self.model = first_model(job, self.shards, self.planner.frames).to(self.device)
         self._choose_kernels()

@@ -4,18 +4,22 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from itertools import product
+from multiprocessing import get_context
 
 import polars as pl
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 
-from audiolib import evidence, study, study_record, study_tables
+from audiolib import evidence, study, study_jobs, study_record, study_tables
 from audiolib.config.strict import validate
 from audiolib.config.study import Study
 from audiolib.errors import AudiolibError
 from audiolib.registry import experiment_id, to_overlay
+from audiolib.study_jobs import Plan, Task
 from tests.conftest import ROOT
 
 PHASE = {"compression": 1, "method": "none", "epochs": 1, "lr": 1.0e-3}
@@ -126,27 +130,65 @@ def test_weights_of_other_clips_are_not_measured(project, capsys):
 
 
 @pytest.mark.slow
-def test_runs_side_by_side_are_those_one_after_another(project):
-    """Starts before what starts from them; without times; what fails is told at the end, and nothing else is lost."""
+def test_runs_side_by_side_are_those_one_after_another(project, monkeypatch):
+    """Without times; what fails is told at the end, and nothing else is lost."""
     shutil.copytree(ROOT / "audiolib", project / "audiolib", ignore=shutil.ignore_patterns("__pycache__"))
-    broken = {"name": "broken", "preset": "ast", "recipe": {"phases": [{**PHASE, "lr": 1.0e30}]}}
+    broken = {"name": "broken/lr", "preset": "ast", "recipe": {"phases": [{**PHASE, "lr": 1.0e30}]}}
     runs = [broken, *SMALL["runs"]]
     (project / "configs/study/small.yaml").write_text(yaml.safe_dump({**SMALL, "seeds": [1], "runs": runs}))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     command = [sys.executable, "-m", "audiolib.study", "small", "--jobs", "2"]
+    command += ["--run", "broken/lr", "--run", "flexible"]
     told = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert told.returncode == 1 and "flexible on synthetic, seed 1: done; 3 of 3 runs" in told.stderr, told.stderr
-    assert "error: 1 of 3 runs failed; the first: broken on synthetic, seed 1: finetune: the loss became" in told.stderr
+    assert "error: 1 of 3 runs failed; the first: broken/lr on synthetic, seed 1: finetune: the loss" in told.stderr
     assert "phase 1/1 epoch 1/1" not in told.stderr, "what each says of itself is in a log of its own"
-    log = project / ".scratch/study/logs/small, flexible on synthetic, seed 1.log"
-    assert "study small: fixed" not in log.read_text(), "its start was there"
+    assert len(list((project / ".scratch/study/logs").glob("small, *.log"))) == 3
     rows = pl.read_csv(project / "docs/results/small.csv", schema=evidence.EVIDENCE)
-    assert set(rows["model"]) == {"fixed", "flexible"} and rows["ms"].null_count() == len(rows)
+    assert set(rows["model"]) == {"flexible"} and rows["ms"].null_count() == len(rows)
     assert "train_seconds" not in set(rows["metric"]) and "train_gmac" in set(rows["metric"])
+
+    study.run_study("small", seeds=[1], runs=["fixed"])
+    assert "train_seconds" not in set(evidence.read_evidence("small")["metric"]), (
+        "these weights were made beside others"
+    )
+    for state in ("models", "state"):
+        shutil.rmtree(project / ".scratch/study" / state)
     study.run_study("small", seeds=[1], runs=["flexible"])
-    alone = evidence.read_evidence("small")
+    alone = evidence.read_evidence("small").filter(pl.col("model") == "flexible")
     same = ["model", "patch_t", "seconds", "hop_ms", "metric", "value"]
-    beside = rows.filter(pl.col("model") == "flexible").select(same)
-    assert alone.filter(pl.col("metric") != "train_seconds").select(same).equals(beside)
+    assert alone.filter(pl.col("metric") != "train_seconds").select(same).equals(rows.select(same))
+    assert "train_seconds" in set(alone["metric"]) and alone["ms"].null_count() < len(alone)
+
+
+def test_the_longest_chains_begin_first_and_what_starts_from_a_failed_run_fails():
+    runs = [
+        {"name": name, "preset": "ast", "start": start, "recipe": {"phases": [{**PHASE, "epochs": epochs}]}}
+        for name, start, epochs in (("a", None, 5), ("b", None, 3), ("c", "b", 4), ("d", "c", 1), ("e", "b", 2))
+    ]
+    small = validate(Study, {**SMALL, "runs": runs}, "s")
+
+    def tasks(names: str) -> list[Task]:
+        return [Task(name, "synthetic", 1) for name in names]
+
+    plan = Plan(small, tasks("ade"))
+    assert [(task.run, task.measured) for task in plan.begin(1)] == [("b", False)], "8 epochs to come"
+    assert plan.begin(9) == tasks("a") and plan.begin(9) == []
+    plan.end(*tasks("b"), "")
+    assert plan.begin(9) == [*tasks("c"), *tasks("e")]
+    plan.end(*tasks("c"), "no luck")
+    assert plan.failed == dict(
+        zip(tasks("cd"), ("no luck", "it starts from c on synthetic, seed 1, which failed"), strict=True)
+    )
+    assert not plan.waiting and plan.running == {*tasks("a"), *tasks("e")}
+
+
+def test_a_run_whose_process_is_killed_says_so():
+    process = get_context("spawn").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.kill()
+    process.join()
+    assert "memory is short: use fewer --jobs" in study_jobs._error("small", Task("a", "synthetic", 1), process)
 
 
 def test_a_run_starts_from_an_earlier_one():

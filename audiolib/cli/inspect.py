@@ -86,11 +86,13 @@ def doctor_command(parser: argparse.ArgumentParser) -> Run:
 
 def _check(operator: str, device: "torch.device") -> int:
     """Try each implementation of an operator on a ragged pack, on this machine; how many are wrong."""
-    from audiolib.kernels.check import tried
+    from audiolib.kernels.check import GRADIENT_FACTOR, tried
 
     module = importlib.import_module(f"audiolib.kernels.{operator}")
-    tensors, rest = importlib.import_module(f"audiolib.kernels.{operator}.cases").inputs("ragged")
-    options = rest if isinstance(rest, dict) else {"lengths": rest}
+    cases = importlib.import_module(f"audiolib.kernels.{operator}.cases")
+    tensors, rest = cases.inputs("ragged")
+    options = dict(rest) if isinstance(rest, dict) else {"lengths": rest}
+    options["gradient_factor"] = getattr(cases, "GRADIENT_FACTOR", GRADIENT_FACTOR)
     wrong = 0
     for name, implementation in module.IMPLEMENTATIONS.items():
         on_device = {part: tensor.to(device) for part, tensor in tensors.items()}
