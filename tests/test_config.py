@@ -60,7 +60,12 @@ def test_the_sections_that_a_stage_may_read_are_those_of_the_file():
 @pytest.mark.parametrize(
     "file, keys, value, message",
     [
-        ("params.yaml", "model", "nosuch", r"model/nosuch.yaml does not exist; model can be: any, any_aum, ast, .*flexi"),
+        (
+            "params.yaml",
+            "model",
+            "nosuch",
+            r"model/nosuch.yaml does not exist; model can be: any, any_aum, ast, .*flexi",
+        ),
         ("params.yaml", "data", "nosuch", r"configs/data/nosuch.yaml does not exist; data can be: .*fsdd"),
         ("params.yaml", "modle", "ast", "unknown key params.yaml.modle"),
         ("params.yaml", "train.num_wrokers", 2, "unknown key params.yaml.train.num_wrokers"),

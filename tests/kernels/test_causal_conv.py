@@ -5,9 +5,11 @@ import torch
 from torch.nn.functional import conv1d, pad, silu
 
 from audiolib.errors import KernelUnavailable
-from audiolib.kernels.causal_conv import IMPLEMENTATIONS, cpp, naive
+from audiolib.kernels.causal_conv import IMPLEMENTATIONS, cpp, naive, triton
 from audiolib.kernels.check import failures
 
+# Triton's interpreter runs on the CPU; what it is compiled to, on a GPU alone.
+GPU = torch.device("cuda")
 CASES = {"one token": (1,), "two": (2,), "63": (63,), "ragged": (7, 1, 4, 130, 2, 3)}
 
 
@@ -17,13 +19,25 @@ def inputs(lengths, channels=37, dtype=torch.float32):
     return {name: torch.randn(shape, generator=random, dtype=dtype) for name, shape in shapes.items()}
 
 
+@pytest.mark.parametrize("impl", [cpp, triton])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_forward_and_gradients_are_as_good_as_arithmetic_allows(case, reverse):
-    assert failures(cpp, naive, inputs(CASES[case]), lengths=CASES[case], reverse=reverse) == []
+def test_forward_and_gradients_are_as_good_as_arithmetic_allows(case, reverse, impl):
+    if impl is triton and torch.cuda.is_available():
+        pytest.skip("compiled for a GPU here; the next test has it")
+    assert failures(impl, naive, inputs(CASES[case]), lengths=CASES[case], reverse=reverse) == []
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_on_a_gpu_forward_and_gradients_are_as_good_as_arithmetic_allows(case, reverse, dtype):
+    tensors = {name: tensor.to(GPU) for name, tensor in inputs(CASES[case], 384, dtype).items()}
+    assert failures(triton, naive, tensors, lengths=CASES[case], reverse=reverse) == []
+
+
+@pytest.mark.parametrize("impl", ["naive", "cpp"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_it_is_torchs_convolution_and_silu_on_each_clip(impl, reverse):
     tensors, lengths = inputs((7, 1, 4), 3), (7, 1, 4)
@@ -42,11 +56,14 @@ def test_a_pack_is_its_clips_bit_for_bit():
         assert torch.equal(cpp(clip, **rest, lengths=(len(clip),)), own)
 
 
-def test_half_of_a_wider_projection_in_bfloat16():
+@pytest.mark.parametrize("impl", [cpp, triton])
+def test_half_of_a_wider_projection_in_bfloat16(impl):
+    if impl is triton and torch.cuda.is_available():
+        pytest.skip("the interpreter is for machines without a GPU")
     wide = torch.randn(20, 2 * 37, generator=torch.Generator().manual_seed(0)).bfloat16()
     rest = {name: tensor for name, tensor in inputs((20,)).items() if name != "x"}
     half = wide.chunk(2, dim=1)[1]
-    found = cpp(half, **rest, lengths=(20,))
+    found = impl(half, **rest, lengths=(20,))
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), naive(half.float(), **rest, lengths=(20,)), atol=0.02, rtol=0.01)
 

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from audiolib.kernels.causal_conv.cpp import cpp
 from audiolib.kernels.causal_conv.naive import naive
+from audiolib.kernels.causal_conv.triton_conv import triton
 
-IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {"naive": naive, "cpp": cpp}
+IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {"naive": naive, "cpp": cpp, "triton": triton}
 
 
 def beside(scan: str) -> str:
-    """The implementation that goes with one of the selective scan; on a GPU the plain one is a few passes over x."""
-    return "cpp" if scan == "cpp" else "naive"
+    """The implementation that goes with one of the selective scan."""
+    return scan if scan in IMPLEMENTATIONS else "naive"

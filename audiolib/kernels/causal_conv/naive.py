@@ -10,16 +10,16 @@ from torch.nn.functional import silu
 def naive(x: Tensor, weight: Tensor, bias: Tensor, lengths: tuple[int, ...], *, reverse: bool = False) -> Tensor:
     """See the contract in `__init__.py`."""
     # What is traced must not be kept.
-    places = (_places.__wrapped__ if torch.compiler.is_compiling() else _places)(lengths, reverse, x.device)
+    place = (places.__wrapped__ if torch.compiler.is_compiling() else places)(lengths, reverse, x.device)
     out = torch.addcmul(bias, x, weight[:, -1])
     for back in range(1, weight.shape[1]):
-        moved = x.roll(-back if reverse else back, 0).masked_fill((places < back)[:, None], 0.0)
+        moved = x.roll(-back if reverse else back, 0).masked_fill((place < back)[:, None], 0.0)
         out = torch.addcmul(out, moved, weight[:, -1 - back])
     return silu(out)
 
 
 @lru_cache(maxsize=16)
-def _places(lengths: tuple[int, ...], reverse: bool, device: torch.device) -> Tensor:
+def places(lengths: tuple[int, ...], reverse: bool, device: torch.device) -> Tensor:
     """How many tokens of its clip each token is away from the first that is heard; all blocks of a model ask for it."""
     with torch.inference_mode(False):
         sizes = torch.tensor(lengths)
