@@ -2,8 +2,8 @@
 
     python -m audiolib.study flexi
 
-Rows are appended as each run ends, and a run whose rows are there is not repeated: the same command continues an
-interrupted study. On a GPU, or with many cores, `--jobs N` trains so many models side by side.
+Rows are appended as each run ends, and where a run is from in `<name>.runs.csv`. A run whose rows are there is not
+repeated: the same command continues an interrupted study. On a GPU `--jobs N` trains so many models side by side.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def run_study(
         for task in wanted:
             do(name, task)
     else:
-        side_by_side(name, study, [task for task in wanted if not _is_done(name, study, task)], jobs)
+        todo = [task for task in wanted if not _is_done(name, study, task)]
+        side_by_side(study, todo, jobs, partial(do, name, alone=False), scratch_folder(ROOT) / "study" / "logs" / name)
 
 
 def read_study(name: str) -> Study:
@@ -197,7 +199,8 @@ def _measure(study: Study, task: Task, features: Path, out: Path) -> tuple[list[
     if not _beside(out).exists():
         cost["train_seconds"] = pl.read_csv(out / "history.csv")["seconds"][-1]
     own = {**common, "model": run.name, "stage": "finetune"}
-    return outcome.rows + [{**own, "metric": metric, "value": value} for metric, value in cost.items()], outcome
+    told = [row for row in outcome.rows if row["metric"] == "accuracy"]  # Of others no table is made.
+    return told + [{**own, "metric": metric, "value": value} for metric, value in cost.items()], outcome
 
 
 def features_of(corpus: str) -> Path:

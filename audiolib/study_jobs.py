@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
@@ -15,10 +16,8 @@ import torch
 
 from audiolib.config.study import Study
 from audiolib.errors import AudiolibError
-from audiolib.files import disk_errors, scratch_folder
+from audiolib.files import disk_errors
 from audiolib.progress import say
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,15 @@ class Plan:
         return own + max(after, default=0)
 
 
-def side_by_side(name: str, study: Study, wanted: list[Task], jobs: int) -> None:
+def side_by_side(study: Study, wanted: list[Task], jobs: int, do: Callable[[Task], None], logs: Path) -> None:
     """Do runs in so many processes.
+
+    Args:
+        study: the study.
+        wanted: its runs.
+        jobs: processes at a time.
+        do: does one; it is called in a fresh process.
+        logs: folder for what each says meanwhile.
 
     Raises:
         AudiolibError: some have failed; the others were done nevertheless.
@@ -92,50 +98,46 @@ def side_by_side(name: str, study: Study, wanted: list[Task], jobs: int) -> None
     total, running = len(plan.waiting), dict[BaseProcess, Task]()
     threads = max(1, len(os.sched_getaffinity(0)) // max(1, min(jobs, total)))
     spawn = get_context("spawn")  # A process that has used a GPU cannot be forked.
+    with disk_errors(logs):
+        logs.mkdir(parents=True, exist_ok=True)
     while plan.waiting or running:
         for task in plan.begin(jobs - len(running)):
-            process = spawn.Process(target=_do, args=(name, task, threads), daemon=True)
+            process = spawn.Process(target=_logged, args=(do, task, _log(logs, task), threads), daemon=True)
             process.start()
             running[process] = task
         wait([process.sentinel for process in running])
         for process in [process for process in running if not process.is_alive()]:
             task = running.pop(process)
-            error = _error(name, task, process)
+            error = _error(process, _log(logs, task))
             plan.end(task, error)
             done = total - len(plan.waiting) - len(running)
-            say(f"study {name}: {task}: {error or 'done'}; {done} of {total} runs")
+            say(f"{task}: {error or 'done'}; {done} of {total} runs")
     if plan.failed:
         task, error = next(iter(plan.failed.items()))
         raise AudiolibError(f"{len(plan.failed)} of {total} runs failed; the first: {task}: {error}")
 
 
-def _error(name: str, task: Task, process: BaseProcess) -> str:
+def _log(logs: Path, task: Task) -> Path:
+    return logs / f"{task}.log".replace("/", "-")
+
+
+def _error(process: BaseProcess, log: Path) -> str:
     """What a run says that was wrong, in the last line of its log; nothing if it ended well."""
     if process.exitcode == -signal.SIGKILL:
         return "its process was killed, as when memory is short: use fewer --jobs, and the same command continues"
     if process.exitcode:
-        lines = _log(name, task).read_text(encoding="utf-8").splitlines() or [f"exit status {process.exitcode}"]
+        lines = log.read_text(encoding="utf-8").splitlines() or [f"exit status {process.exitcode}"]
         return lines[-1].removeprefix("error: ")
     return ""
 
 
-def _log(name: str, task: Task) -> Path:
-    return scratch_folder(ROOT) / "study" / "logs" / f"{name}, {task}.log".replace("/", "-")
-
-
-def _do(name: str, task: Task, threads: int) -> None:
+def _logged(do: Callable[[Task], None], task: Task, log: Path, threads: int) -> None:
     """Do one run, its messages in a log of its own."""
-    from audiolib.study import do  # It imports this module.
-
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads)
-    log = _log(name, task)
-    with disk_errors(log):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        file = log.open("a", encoding="utf-8")
-    with file, redirect_stderr(file):
+    with log.open("a", encoding="utf-8") as file, redirect_stderr(file):
         try:
-            do(name, task, alone=False)
+            do(task)
         except AudiolibError as error:
             say(f"error: {error}")
             sys.exit(1)

@@ -166,7 +166,7 @@ def write(name: str) -> None:
         figures[f"{name}-{corpus}"] = study_heat_maps(rows.filter(pl.col("corpus") == corpus), order)
     for title, figure in figures.items():
         with atomic_path(RESULTS / f"{title}.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+            figure.savefig(temporary, format="png", dpi=80, metadata={"Software": None})
 
 
 def main() -> None:

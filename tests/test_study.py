@@ -143,8 +143,10 @@ def test_runs_side_by_side_are_those_one_after_another(project, monkeypatch):
     assert told.returncode == 1 and "flexible on synthetic, seed 1: done; 3 of 3 runs" in told.stderr, told.stderr
     assert "error: 1 of 3 runs failed; the first: broken/lr on synthetic, seed 1: finetune: the loss" in told.stderr
     assert "phase 1/1 epoch 1/1" not in told.stderr, "what each says of itself is in a log of its own"
-    assert len(list((project / ".scratch/study/logs").glob("small, *.log"))) == 3
-    rows = pl.read_csv(project / "docs/results/small.csv", schema=evidence.EVIDENCE)
+    assert len(list((project / ".scratch/study/logs/small").glob("*.log"))) == 3
+    with monkeypatch.context() as there:
+        there.setattr(evidence, "RESULTS", project / "docs/results")
+        rows = evidence.read_evidence("small")
     assert set(rows["model"]) == {"flexible"} and rows["ms"].null_count() == len(rows)
     assert "train_seconds" not in set(rows["metric"]) and "train_gmac" in set(rows["metric"])
 
@@ -183,12 +185,12 @@ def test_the_longest_chains_begin_first_and_what_starts_from_a_failed_run_fails(
     assert not plan.waiting and plan.running == {*tasks("a"), *tasks("e")}
 
 
-def test_a_run_whose_process_is_killed_says_so():
+def test_a_run_whose_process_is_killed_says_so(tmp_path):
     process = get_context("spawn").Process(target=time.sleep, args=(60,))
     process.start()
     process.kill()
     process.join()
-    assert "memory is short: use fewer --jobs" in study_jobs._error("small", Task("a", "synthetic", 1), process)
+    assert "memory is short: use fewer --jobs" in study_jobs._error(process, tmp_path / "no.log")
 
 
 def test_a_run_starts_from_an_earlier_one():
