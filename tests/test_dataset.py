@@ -74,6 +74,8 @@ def test_log_mel_at_other_hops_is_kept_as_far_as_memory_allows(folder):
             np.testing.assert_array_equal(again.log_mel(index, 1.5), mel)
     assert list(again.held.others) == [(index, 1.5) for index in range(10)] and not once.held.others
     assert again.log_mel(3, 1.5) is again.log_mel(3, 1.5) and again.held.spare == 0
+    with pytest.raises(ValueError, match="read-only"):
+        again.log_mel(3, 1.5)[0] = 0.0
 
 
 @pytest.mark.parametrize("processes", [0, 1])

@@ -76,7 +76,7 @@ def doctor_command(parser: argparse.ArgumentParser) -> Run:
         bf16 = "in hardware" if cpu_has_bf16() else "imitated, slower than float32"
         print(f"CPU: {torch.backends.cpu.get_cpu_capability()}; bfloat16: {bf16}")
         wrong = 0
-        for operator in ("segment_attention", "selective_scan"):
+        for operator in ("segment_attention", "selective_scan", "causal_conv"):
             wrong += _check(operator, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         if wrong:
             raise AudiolibError(f"{wrong} kernels give wrong numbers on this machine; choose others in params.yaml")
@@ -86,13 +86,12 @@ def doctor_command(parser: argparse.ArgumentParser) -> Run:
 
 def _check(operator: str, device: "torch.device") -> int:
     """Try each implementation of an operator on a ragged pack, on this machine; how many are wrong."""
-    from audiolib.kernels.check import GRADIENT_FACTOR, tried
+    from audiolib.kernels.check import tried
 
     module = importlib.import_module(f"audiolib.kernels.{operator}")
     cases = importlib.import_module(f"audiolib.kernels.{operator}.cases")
-    tensors, rest = cases.inputs("ragged")
-    options = dict(rest) if isinstance(rest, dict) else {"lengths": rest}
-    options["gradient_factor"] = getattr(cases, "GRADIENT_FACTOR", GRADIENT_FACTOR)
+    tensors, options = cases.inputs("ragged")
+    options |= {"gradient_factor": cases.GRADIENT_FACTOR}
     wrong = 0
     for name, implementation in module.IMPLEMENTATIONS.items():
         on_device = {part: tensor.to(device) for part, tensor in tensors.items()}

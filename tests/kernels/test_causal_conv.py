@@ -6,17 +6,11 @@ from torch.nn.functional import conv1d, pad, silu
 
 from audiolib.errors import KernelUnavailable
 from audiolib.kernels.causal_conv import IMPLEMENTATIONS, cpp, naive, triton
+from audiolib.kernels.causal_conv.cases import CASES, drawn, inputs
 from audiolib.kernels.check import failures
 
 # Triton's interpreter runs on the CPU; what it is compiled to, on a GPU alone.
 GPU = torch.device("cuda")
-CASES = {"one token": (1,), "two": (2,), "63": (63,), "ragged": (7, 1, 4, 130, 2, 3)}
-
-
-def inputs(lengths, channels=37, dtype=torch.float32):
-    random = torch.Generator().manual_seed(0)
-    shapes = {"x": (sum(lengths), channels), "weight": (channels, 4), "bias": (channels,)}
-    return {name: torch.randn(shape, generator=random, dtype=dtype) for name, shape in shapes.items()}
 
 
 @pytest.mark.parametrize("impl", [cpp, triton])
@@ -25,7 +19,8 @@ def inputs(lengths, channels=37, dtype=torch.float32):
 def test_forward_and_gradients_are_as_good_as_arithmetic_allows(case, reverse, impl):
     if impl is triton and torch.cuda.is_available():
         pytest.skip("compiled for a GPU here; the next test has it")
-    assert failures(impl, naive, inputs(CASES[case]), lengths=CASES[case], reverse=reverse) == []
+    tensors, options = inputs(case)
+    assert failures(impl, naive, tensors, **options, reverse=reverse) == []
 
 
 @pytest.mark.gpu
@@ -33,23 +28,24 @@ def test_forward_and_gradients_are_as_good_as_arithmetic_allows(case, reverse, i
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_on_a_gpu_forward_and_gradients_are_as_good_as_arithmetic_allows(case, reverse, dtype):
-    tensors = {name: tensor.to(GPU) for name, tensor in inputs(CASES[case], 384, dtype).items()}
-    assert failures(triton, naive, tensors, lengths=CASES[case], reverse=reverse) == []
+    tensors, options = inputs(case, dtype)
+    on_gpu = {name: tensor.to(GPU) for name, tensor in tensors.items()}
+    assert failures(triton, naive, on_gpu, **options, reverse=reverse) == []
 
 
 @pytest.mark.parametrize("impl", ["naive", "cpp"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_it_is_torchs_convolution_and_silu_on_each_clip(impl, reverse):
-    tensors, lengths = inputs((7, 1, 4), 3), (7, 1, 4)
+    tensors, lengths = drawn((7, 1, 4)), (7, 1, 4)
     found = IMPLEMENTATIONS[impl](**tensors, lengths=lengths, reverse=reverse)
     for clip, own in zip(tensors["x"].split(lengths), found.split(lengths), strict=True):
         series = clip.flip(0) if reverse else clip
-        wanted = silu(conv1d(pad(series.T[None], (3, 0)), tensors["weight"][:, None], tensors["bias"], groups=3)[0].T)
+        wanted = silu(conv1d(pad(series.T[None], (3, 0)), tensors["weight"][:, None], tensors["bias"], groups=37)[0].T)
         torch.testing.assert_close(own, wanted.flip(0) if reverse else wanted)
 
 
 def test_a_pack_is_its_clips_bit_for_bit():
-    tensors, lengths = inputs(CASES["ragged"]), CASES["ragged"]
+    tensors, lengths = drawn(CASES["ragged"]), CASES["ragged"]
     rest = {name: tensors[name] for name in ("weight", "bias")}
     together = cpp(**tensors, lengths=lengths).split(lengths)
     for clip, own in zip(tensors["x"].split(lengths), together, strict=True):
@@ -61,7 +57,7 @@ def test_half_of_a_wider_projection_in_bfloat16(impl):
     if impl is triton and torch.cuda.is_available():
         pytest.skip("the interpreter is for machines without a GPU")
     wide = torch.randn(20, 2 * 37, generator=torch.Generator().manual_seed(0)).bfloat16()
-    rest = {name: tensor for name, tensor in inputs((20,)).items() if name != "x"}
+    rest = {name: tensor for name, tensor in drawn((20,)).items() if name != "x"}
     half = wide.chunk(2, dim=1)[1]
     found = impl(half, **rest, lengths=(20,))
     assert found.dtype == torch.bfloat16
@@ -71,12 +67,12 @@ def test_half_of_a_wider_projection_in_bfloat16(impl):
 def test_the_default_dtype_of_torch_changes_nothing():
     torch.set_default_dtype(torch.float64)
     try:
-        assert failures(cpp, naive, inputs((20, 5)), lengths=(20, 5)) == []
+        assert failures(cpp, naive, drawn((20, 5)), lengths=(20, 5)) == []
     finally:
         torch.set_default_dtype(torch.float32)
 
 
 def test_another_window_is_one_line():
-    tensors = inputs((5,))
+    tensors = drawn((5,))
     with pytest.raises(KernelUnavailable, match="has a window of 4, not 3"):
         cpp(tensors["x"], tensors["weight"][:, :3], tensors["bias"], (5,))

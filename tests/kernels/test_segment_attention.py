@@ -15,24 +15,24 @@ GPU = torch.device("cuda")
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("scale", [None, 1.0])
 def test_forward_and_gradients_are_as_good_as_arithmetic_allows(case, scale):
-    tensors, lengths = inputs(case)
-    assert failures(grouped, naive, tensors, lengths=lengths, scale=scale) == []
+    tensors, options = inputs(case)
+    assert failures(grouped, naive, tensors, **options, scale=scale) == []
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_bfloat16_is_as_good_as_arithmetic_allows(case):
-    tensors, lengths = inputs(case, torch.bfloat16)
-    assert failures(grouped, naive, tensors, lengths=lengths) == []
+    tensors, options = inputs(case, torch.bfloat16)
+    assert failures(grouped, naive, tensors, **options) == []
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("scale", [None, 1.0])
 def test_the_block_mask_of_flex_is_right(case, scale):
     """On the CPU, where flex has no backward; the test below has its gradients on a GPU."""
-    tensors, lengths = inputs(case)
+    tensors, options = inputs(case)
     with torch.no_grad():
-        wanted = naive(**tensors, lengths=lengths, scale=scale)
-        torch.testing.assert_close(flex(**tensors, lengths=lengths, scale=scale), wanted, atol=1e-5, rtol=1e-5)
+        wanted = naive(**tensors, **options, scale=scale)
+        torch.testing.assert_close(flex(**tensors, **options, scale=scale), wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.gpu
@@ -50,10 +50,10 @@ def test_the_block_mask_of_flex_is_right(case, scale):
     ],
 )
 def test_on_a_gpu_forward_and_gradients_are_as_good_as_arithmetic_allows(impl, dtype, case, scale):
-    tensors, lengths = inputs(case, dtype)
+    tensors, options = inputs(case, dtype)
     tensors = {name: tensor.to(GPU) for name, tensor in tensors.items()}
-    fast, options = IMPLEMENTATIONS[impl], {"gradient_factor": GRADIENT_FACTOR, "lengths": lengths, "scale": scale}
-    assert failures(fast, naive, tensors, **options) == []
+    options |= {"gradient_factor": GRADIENT_FACTOR, "scale": scale}
+    assert failures(IMPLEMENTATIONS[impl], naive, tensors, **options) == []
 
 
 def test_the_choice_for_the_cpu_for_float32_and_for_equal_lengths():
@@ -64,14 +64,14 @@ def test_the_choice_for_the_cpu_for_float32_and_for_equal_lengths():
 
 def test_a_fused_backward_loses_what_its_formula_does():
     """Why attention has a gradient factor of its own: softmax by the logarithm of its sum, at unscaled scores."""
-    tensors, lengths = inputs("one clip")
+    tensors, options = inputs("one clip")
 
     def by_logarithm(query, key, value, lengths, scale):
         scores = scale * torch.einsum("ihk,jhk->hij", query, key)
         shares = (scores - scores.logsumexp(-1, keepdim=True)).exp()
         return torch.einsum("hij,jhk->ihk", shares, value)
 
-    options = {"lengths": lengths, "scale": 1.0}
+    options |= {"scale": 1.0}
     assert failures(by_logarithm, naive, tensors, gradient_factor=1.0, **options)
     assert failures(by_logarithm, naive, tensors, gradient_factor=GRADIENT_FACTOR / 3, **options) == []
 
@@ -90,21 +90,21 @@ def test_naive_on_values_computed_by_hand():
 
 @pytest.mark.parametrize("impl", ANYWHERE)
 def test_no_token_sees_another_segment(impl):
-    tensors, lengths = inputs("ragged")
-    before = IMPLEMENTATIONS[impl](**tensors, lengths=lengths)
+    tensors, options = inputs("ragged")
+    before = IMPLEMENTATIONS[impl](**tensors, **options)
     tensors["value"] = tensors["value"].clone()
     tensors["value"][18:58] += 100.0  # The third segment.
-    after = IMPLEMENTATIONS[impl](**tensors, lengths=lengths)
+    after = IMPLEMENTATIONS[impl](**tensors, **options)
     assert torch.equal(before[:18], after[:18]) and torch.equal(before[58:], after[58:])
 
 
 def test_the_check_catches_a_wrong_kernel():
-    tensors, lengths = inputs("equal")
+    tensors, options = inputs("equal")
 
     def leaky(query, key, value, lengths, scale=None):
         return naive(query, key, value, lengths, scale) * 1.001
 
-    assert len(failures(leaky, naive, tensors, lengths=lengths)) == 4
+    assert len(failures(leaky, naive, tensors, **options)) == 4
 
 
 def test_varlen_says_what_it_cannot():
@@ -117,9 +117,9 @@ def test_varlen_says_what_it_cannot():
 @pytest.mark.parametrize("units, problems", [(2, 0), (50, 1)])
 def test_a_gradient_that_is_zero_may_be_off_by_rounding_alone(dtype, units, problems):
     """That of the query of a single token: its parts cancel, in a fused kernel but for their rounding."""
-    tensors, lengths = inputs("one token", dtype)
+    tensors, options = inputs("one token", dtype)
 
     def fused(query, key, value, lengths):
         return naive(query, key, value, lengths) + units * torch.finfo(dtype).eps * (query - query.detach())
 
-    assert len(failures(fused, naive, tensors, lengths=lengths)) == problems
+    assert len(failures(fused, naive, tensors, **options)) == problems

@@ -1,5 +1,7 @@
 """The packs on which every implementation is checked: ragged, one token, one segment, many, odd lengths."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,10 +23,10 @@ CASES: dict[str, tuple[tuple[int, ...], int, int]] = {
 }
 
 
-def inputs(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[dict[str, Tensor], tuple[int, ...]]:
-    """query, key and value of a case, and its lengths."""
+def inputs(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """query, key and value of a case, and its other arguments."""
     lengths, heads, width = CASES[name]
     random = torch.Generator().manual_seed(seed)
     shape = (sum(lengths), heads, width)
     tensors = {part: torch.randn(shape, generator=random, dtype=dtype) for part in ("query", "key", "value")}
-    return tensors, lengths
+    return tensors, {"lengths": lengths}

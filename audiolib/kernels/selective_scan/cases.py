@@ -5,6 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from audiolib.kernels import check
+
+GRADIENT_FACTOR = check.GRADIENT_FACTOR
+
 # name: (lengths of the segments, channels, states, options)
 CASES: dict[str, tuple[tuple[int, ...], int, int, dict[str, Any]]] = {
     "one token": ((1,), 8, 4, {}),
