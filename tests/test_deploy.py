@@ -137,6 +137,7 @@ def _shrink(folder: Path) -> None:
     model = yaml.safe_load((folder / "configs/model/flexi.yaml").read_text())
     for stage in ("pretrain", "finetune"):
         model[stage]["phases"] = [{"compression": 1, "method": "none", "epochs": 1, "lr": 1e-3}]
+        model[stage] |= {"patch_sizes": [16], "valid_patch_sizes": [16], "patch_probabilities": None}
     model["architecture"] |= {"name": "flexi_nano"}
     (folder / "configs/model/flexi.yaml").write_text(yaml.safe_dump(model))
     data = yaml.safe_load((folder / "configs/data/synthetic.yaml").read_text())

@@ -56,7 +56,7 @@ def test_the_commands_are_those_that_are_tried():
         "audiolib doctor",
         "python -m audiolib.study elastic --corpus fsdd --seed 1",
         "python -m audiolib.study_tables elastic",
-        "python -m audiolib.bench packing",
+        "python -m audiolib.bench flexible",
     ]
 
 

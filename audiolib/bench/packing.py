@@ -69,6 +69,10 @@ def _training(device: torch.device, rounds: int) -> list[Result]:
         }
         for dtype in modes
     }
+    if device.type == "cuda":  # What else could do it there.
+        for dtype, candidates in steps.items():
+            others = {"grouped", "flex"} - {choose(device, dtype, equal=False)}
+            candidates |= {f"packed, {impl}": _step(model, packed, dtype, impl) for impl in sorted(others)}
     found: list[Result] = []
     for dtype, mode in modes.items():
         # Before anything ran in this process: memory that was freed would be taken again unseen.

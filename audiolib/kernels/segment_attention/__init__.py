@@ -28,8 +28,8 @@ IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
 def choose(device: torch.device, dtype: torch.dtype, *, equal: bool) -> str:
     """The fastest implementation that can run there; segments of one length are a plain batch for `grouped`.
 
-    So it is on a GPU in float32, and in half precision where FlashAttention cannot run: in packs of 512 and 2,048
-    tokens a training step of a small ElasticAST took 23 and 27 ms on an H200, by `flex` 37 and 41 ms once compiled.
+    So it is on a GPU in float32, and in half precision where FlashAttention cannot run: at the lengths of these corpora
+    FlexAttention was slower (`python -m audiolib.bench packing --device cuda` compares them).
     """
     if equal or device.type != "cuda":
         return "grouped"
