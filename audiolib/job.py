@@ -86,7 +86,11 @@ def fingerprint(job: Job, start_digest: str | None) -> dict[str, Any]:
 
 
 def check_settings(job: Job, world: int) -> None:
-    """Refuse settings that do not go together, and make torch deterministic where that is asked for.
+    """Refuse settings that do not go together.
+
+    Args:
+        job: the training.
+        world: how many workers share a step.
 
     Raises:
         AudiolibError: a step has fewer clips than parts of it; or packs are to be compiled.
@@ -97,6 +101,9 @@ def check_settings(job: Job, world: int) -> None:
         raise AudiolibError(f"batch_size {size} cannot be shared by {shares}; each needs a clip")
     if settings.compile and size is None:
         raise AudiolibError("train.compile needs steps of clips of one length; every pack would be another program")
-    if settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+
+
+def make_deterministic() -> None:
+    """Let torch choose operators that give the same bits on a GPU each time, or refuse what has none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)

@@ -17,7 +17,7 @@ from audiolib.config.strict import read_preset, read_section
 from audiolib.config.training import ModelPreset, Recipe, Seed, TrainSection
 from audiolib.errors import AudiolibError
 from audiolib.files import digest, lock, scratch_folder, user_path
-from audiolib.job import Job, fingerprint
+from audiolib.job import Job, check_settings, fingerprint
 from audiolib.predict import own_cores
 from audiolib.progress import say
 from audiolib.start import start_digest
@@ -70,7 +70,8 @@ def run(job: Job, on_epoch: OnEpoch | None = None) -> None:
     """Train a job in this process, or with several Ray workers here or on the cluster of `RAY_ADDRESS`.
 
     Raises:
-        AudiolibError: the training failed; or several workers are asked for and Ray is not installed.
+        AudiolibError: the settings do not go together; the training failed; or several workers are asked for and Ray is
+            not installed.
     """
     same = digest(fingerprint(job, start_digest(job.start)))
     # Two that share checkpoints would remove each other's.
@@ -86,6 +87,7 @@ def run(job: Job, on_epoch: OnEpoch | None = None) -> None:
 
 def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
     fewest, most = job.settings.num_workers
+    check_settings(job, most)  # Every worker would find the same, half a minute later.
     ray = start_ray(most)
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer

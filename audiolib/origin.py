@@ -6,8 +6,6 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -33,6 +31,8 @@ def git(*words: str) -> str:
 
 def _machine() -> str:
     """Threads, cores, processor and accelerator; no host's name."""
+    import torch  # Here: what only reads results starts without it.
+
     processor, info = platform.machine(), Path("/proc/cpuinfo")
     if info.exists():
         lines = info.read_text(encoding="utf-8").splitlines()

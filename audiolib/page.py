@@ -1,5 +1,6 @@
 """A self-contained page with charts, tables and sounds, and the same as Markdown with PNG files."""
 
+import base64
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Section:
         figures: for Markdown, by file name.
         wide: one chart a line.
         table: below the charts; `folded` tables open at a click.
-        pictures: figures that the page shows as they are, base64 PNG.
+        pictures: names of the figures that the page shows as they are.
         mistakes: clips to look at and listen to.
         code: verbatim text.
     """
@@ -87,12 +88,15 @@ def write(page: Page, out: Path) -> None:
     """Leave `report.html`, `report.md` and the PNG files of all figures in a folder."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+    shown: dict[str, str] = {}
     for section in page.sections:
         for name, figure in section.figures.items():
             with disk_errors(out):
                 figure.savefig(out / f"{name}.png", dpi=110, metadata={"Software": None})
+        for name in section.pictures:
+            shown[name] = base64.b64encode((out / f"{name}.png").read_bytes()).decode()
     template = jinja2.Environment(autoescape=True).from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    write_text(out / "report.html", template.render(page=page, library=LIBRARY()))
+    write_text(out / "report.html", template.render(page=page, pictures=shown, library=LIBRARY()))
     write_text(out / "report.md", _markdown(page))
 
 

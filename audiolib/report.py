@@ -208,7 +208,7 @@ def _sounds(shards: ShardFolder, count: int) -> Section:
             break
     shown = figures.spectrograms(dict(sorted(examples.items())[:count]), shards.frontend["hop_ms"])
     text = "The first training clip of each class, as log-mel."
-    return Section("What it hears", text, figures={"spectrograms": shown}, pictures=[figures.png(shown)])
+    return Section("What it hears", text, figures={"spectrograms": shown}, pictures=["spectrograms"])
 
 
 def cells_table(found: Comparison, cells: pl.DataFrame) -> Table:

@@ -6,7 +6,6 @@ So a resumed run, another number of workers or another order of calls draws the 
 import hashlib
 
 import numpy as np
-import torch
 
 
 def _entropy(seed: int, keys: tuple[int | str, ...]) -> list[int]:
@@ -20,9 +19,3 @@ def _entropy(seed: int, keys: tuple[int | str, ...]) -> list[int]:
 def rng(seed: int, *keys: int | str) -> np.random.Generator:
     """A NumPy generator for one purpose, for example `rng(seed, "patch", step)`."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(_entropy(seed, keys))))
-
-
-def torch_rng(seed: int, *keys: int | str) -> torch.Generator:
-    """A CPU torch generator for one purpose, for example `torch_rng(seed, "init")`."""
-    state = np.random.SeedSequence(_entropy(seed, keys)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from audiolib.errors import AudiolibError
 from audiolib.files import atomic_path, read_sealed, sha256_file
@@ -105,7 +104,8 @@ class Facts:
 
 def write_shard(path: Path, split: str, rows: list[Row], header: dict[str, Any]) -> ShardInfo:
     """Write one shard atomically; equal rows and header give equal bytes."""
-    # By torch: numpy halves floats one by one, a tenth of the whole work of a clip.
+    import torch  # Numpy halves floats one by one, a tenth of the whole work of a clip. Readers need no torch.
+
     values = [torch.from_numpy(row.log_mel).half().numpy() for row in rows]
     total = squares = 0.0
     for value in values:

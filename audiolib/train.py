@@ -21,7 +21,7 @@ from audiolib.dataset import read_split
 from audiolib.epochs import Planner
 from audiolib.errors import AudiolibError
 from audiolib.finish import write_result
-from audiolib.job import Job, Progress, check_settings, fingerprint
+from audiolib.job import Job, Progress, check_settings, fingerprint, make_deterministic
 from audiolib.kernels import segment_attention, selective_scan
 from audiolib.loader import steps
 from audiolib.metrics import accuracy, mean_average_precision
@@ -61,6 +61,8 @@ class Trainer:
         self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if _parallel() else (0, 1)
         self.parts = job.settings.accumulate
         check_settings(job, self.world)
+        if job.settings.deterministic:
+            make_deterministic()
         self.device = pick_device(job.settings.device)
         self.bf16 = use_bf16(job.settings.precision, self.device)
         self.shards = ShardFolder(job.features)

@@ -94,18 +94,6 @@ def test_the_pipeline_runs_and_then_reruns_only_what_a_change_touches(clone):
     call(clone, "git", "checkout", ".")
 
 
-def test_an_experiment_with_another_model_keeps_the_corpus(clone):
-    call(clone, "dvc", "repro")
-    call(clone, "git", "add", "-A")
-    call(clone, "git", "commit", "-qm", "results")
-    output = call(clone, "dvc", "exp", "run", "--name", "other", "-S", "model=elastic")
-    assert ran(output) == ["pretrain", "finetune", "evaluate", "report"]
-    table = call(clone, "dvc", "exp", "show", "--csv", "--no-pager")
-    assert "other" in table and "finetune.accuracy" in table
-    diff = call(clone, "dvc", "metrics", "diff", "HEAD")
-    assert "by_patch" in diff
-
-
 def test_a_stage_runs_alone_from_any_folder(clone, tmp_path):
     call(tmp_path, sys.executable, "-m", "stages.report", PYTHONPATH=str(clone))
     assert (clone / "data/report/report.html").exists()
