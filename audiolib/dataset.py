@@ -74,9 +74,13 @@ class Clips:
 
     def targets(self, chosen: Sequence[int] | np.ndarray) -> np.ndarray:
         """(k, c) float32 of some clips."""
+        chosen = np.asarray(chosen, np.int64)
+        first = self.label_ends[chosen].astype(np.int64)
+        counts = self.label_ends[chosen + 1] - first
         target = np.zeros((len(chosen), self.classes), np.float32)
-        for place, index in enumerate(chosen):
-            target[place, self.labels[self.label_ends[index] : self.label_ends[index + 1]]] = 1.0
+        rows = np.repeat(np.arange(len(chosen)), counts)
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        target[rows, self.labels[first[rows] + within]] = 1.0
         return target
 
     def normalised(self, mel: np.ndarray) -> np.ndarray:

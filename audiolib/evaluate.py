@@ -175,8 +175,9 @@ def _report(
         "gmac": gmac,
         "mib": memory.mib(task.model, view.seen, size),
     }
-    found.rows.extend({**told, **measured} for measured in measure(logits, clips.target, card.multi_label))
-    scores = {"id": clips.ids, "score": clip_scores(logits, clips.target, card.multi_label)}
+    target = clips.target
+    found.rows.extend({**told, **measured} for measured in measure(logits, target, card.multi_label))
+    scores = {"id": clips.ids, "score": clip_scores(logits, target, card.multi_label)}
     found.scores.append(pl.DataFrame(scores).with_columns(**{key: pl.lit(value) for key, value in shape.items()}))
     if size == card.patch and task.cell.seconds == grid.seconds and task.cell.hop_ms is None and not card.multi_label:
         found.predictions.extend({"stage": entry.stage, **said} for said in _predictions(clips, logits, card.classes))

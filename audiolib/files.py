@@ -48,10 +48,11 @@ _REFUSALS = {
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it becomes `path` in one step, else it is removed.
 
-    A reader sees the old file or the whole new one, also after a power cut: file and folder are synced.
+    A reader sees the old file or the whole new one; after a power cut, too, where file and folder are `synced`. That
+    takes milliseconds: what is made anew at little cost, and is known when it is torn, can do without.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,9 +60,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(0o666 & ~_MASK)  # Some libraries write files that nobody else can read.
-            _sync(temporary)
+            if synced:
+                _sync(temporary)
             temporary.replace(path)
-            _sync(path.parent)
+            if synced:
+                _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

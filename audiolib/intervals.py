@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -32,17 +33,17 @@ def ranking_intervals(scores: np.ndarray, target: np.ndarray) -> tuple[tuple[flo
         target: (clips, c), 1 for each class that a clip has.
     """
     clips = len(scores)
-    drawn = rng(0, "intervals").multinomial(clips, np.full(clips, 1 / clips), RESAMPLES)
-    weights = np.vstack([np.ones(clips, drawn.dtype), drawn])  # (1 + r, clips): the clips as they are come first.
-    total, counted = np.zeros((2, len(weights))), np.zeros(len(weights))
+    weights = _drawings(clips)
+    drawings = weights.shape[1]
+    total, counted = np.zeros((2, drawings)), np.zeros(drawings)
     for column in range(target.shape[1]):
         relevant = target[:, column] > 0.5
         if 0 < relevant.sum() < clips:
-            hits, misses = _runs(scores[:, column], relevant, weights)
-            known = (hits[:, -1] > 0) & (misses[:, -1] > 0)
+            ranks = _ranks(scores[:, column], relevant, weights)
+            known = (ranks.hits > 0) & (ranks.misses > 0)
             counted += known
-            total[0, known] += _average_precisions(hits[known], misses[known])
-            total[1, known] += _areas(hits[known], misses[known])
+            total[0, known] += ranks.average_precisions()[known]
+            total[1, known] += ranks.areas()[known]
     if not counted[0]:
         return (math.nan, math.nan), (math.nan, math.nan)
     means = total[:, counted > 0] / counted[counted > 0]
@@ -58,28 +59,63 @@ def _around(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _runs(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of relevant and of other clips, from the highest score down, up to the last clip of each run of equal
-    scores: both (r, runs).
+@lru_cache(maxsize=2)
+def _drawings(clips: int) -> np.ndarray:
+    """(clips, 1 + r): how often each clip counts, at first as they are; the same for all models and cells."""
+    drawn = rng(0, "intervals").multinomial(clips, np.full(clips, 1 / clips), RESAMPLES)
+    return np.vstack([np.ones(clips, np.int32), drawn.astype(np.int32)]).T.copy()
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """Where the clips of one class stand among all, in r drawings; equal scores share a rank.
+
+    Attributes:
+        own: (k, r) how often each clip of the class counts, from the highest score down.
+        hits_there: (k, r) clips of the class down to the rank of each; `clips_there` of all classes.
+        clips_there: see `hits_there`.
+        misses_above: (k, r) twice the other clips above each, a tie counting half.
+        hits: (r,) clips of the class in all; `misses` the others.
+        misses: see `hits`.
     """
+
+    own: np.ndarray
+    hits_there: np.ndarray
+    clips_there: np.ndarray
+    misses_above: np.ndarray
+    hits: np.ndarray
+    misses: np.ndarray
+
+    def average_precisions(self) -> np.ndarray:
+        """(r,) average precision for each drawing; not a number where it has no clip of the class."""
+        with np.errstate(invalid="ignore", divide="ignore"):  # The best clip may not have been drawn.
+            return np.nansum(self.own * (self.hits_there / self.clips_there), axis=0) / self.hits
+
+    def areas(self) -> np.ndarray:
+        """(r,) area under the ROC curve for each drawing; not a number where it has clips of one side alone."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 1 - (self.own * self.misses_above).sum(0) / (2 * self.hits * self.misses)
+
+
+def _ranks(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray) -> _Ranks:
+    """Of one class: its scores of all clips, which of them have it, and how often each counts (clips, r)."""
     order = np.argsort(-scores, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    sorted_weights = weights[:, order]
-    hits = np.cumsum(sorted_weights * relevant[order], 1)[:, last]
-    return hits, np.cumsum(sorted_weights, 1)[:, last] - hits
+    falling, of_class = scores[order], relevant[order]
+    own = weights[order[of_class]]
+    clips_to, hits_to = (_sums_before(values) for values in (weights[order], own))
+    # The first clip and the one after the last of equal scores, for each clip of the class.
+    first, after = (np.searchsorted(-falling, -falling[of_class], side) for side in ("left", "right"))
+    hits_above, hits_there = (hits_to[np.searchsorted(np.flatnonzero(of_class), place)] for place in (first, after))
+    clips_above, clips_there = clips_to[first], clips_to[after]
+    misses_above = (clips_above - hits_above) + (clips_there - hits_there)
+    return _Ranks(own, hits_there, clips_there, misses_above, hits_to[-1], clips_to[-1] - hits_to[-1])
 
 
-def _average_precisions(hits: np.ndarray, misses: np.ndarray) -> np.ndarray:
-    """(r,) average precision of one class for each weighting of the clips."""
-    with np.errstate(invalid="ignore", divide="ignore"):  # The best clip may not have been drawn.
-        precision = np.nan_to_num(hits / (hits + misses))
-    return (precision * np.diff(hits, prepend=0, axis=1)).sum(1) / hits[:, -1]
-
-
-def _areas(hits: np.ndarray, misses: np.ndarray) -> np.ndarray:
-    """(r,) area under the ROC curve of one class for each weighting of the clips."""
-    middle = hits - np.diff(hits, prepend=0, axis=1) / 2  # A tie counts half.
-    return (middle * np.diff(misses, prepend=0, axis=1)).sum(1) / (hits[:, -1] * misses[:, -1])
+def _sums_before(values: np.ndarray) -> np.ndarray:
+    """(n + 1, r) sums of the rows above each."""
+    sums = np.zeros((len(values) + 1, values.shape[1]), np.int64)
+    np.cumsum(values, 0, out=sums[1:])
+    return sums
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -79,19 +80,28 @@ def ask(
             shorter: dict[tuple[Trained, Size, int, str], Found] = {}
             for number, task in members:
                 path = kept / f"{number}-{piece.start}.npz"
-                if not path.exists():
+                result = _kept(path, task.view)
+                if result is None:
                     known = task.card.frontend["mean"], task.card.frontend["std"]
                     if known not in shown:
                         own = replace(clips, mean=known[0], std=known[1])
                         shown[known] = [own.normalised(clips.log_mel(index, hop)) for index in piece]
                     before = shorter.get(task.series)
                     result = _result(task, clips, piece, shown[known], before, batch_frames, memory)
-                    with atomic_path(path) as temporary, temporary.open("wb") as file:
+                    with atomic_path(path, synced=False) as temporary, temporary.open("wb") as file:
                         np.savez(file, logits=result.logits, frame_ms=result.frame_ms)
                 if not task.view.padded:
-                    with np.load(path) as told:
-                        shorter[task.series] = Found(task.view, told["logits"], told["frame_ms"])
+                    shorter[task.series] = result
                 yield
+
+
+def _kept(path: Path, view: View) -> Found | None:
+    """What an earlier sweep left in a file; nothing where there is none, or one that a power cut has torn."""
+    try:
+        with np.load(path) as told:
+            return Found(view, told["logits"], told["frame_ms"])
+    except (FileNotFoundError, BadZipFile, EOFError, KeyError, ValueError):
+        return None
 
 
 def _result(
