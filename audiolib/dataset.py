@@ -19,7 +19,13 @@ _NO_SOUND = "a hop that is no multiple of the stored one needs the sound, which 
 
 
 class Held(Protocol):
-    """Where log-mel and sound come from."""
+    """Where log-mel and sound come from.
+
+    Attributes:
+        limit: bytes that they take in memory, or may take; log-mel that is kept at other hops comes on top.
+    """
+
+    limit: int
 
     def mel(self, index: int) -> np.ndarray:
         """(t, f) float16."""
@@ -114,6 +120,11 @@ class InMemory:
     spare: int = 0
     others: dict[tuple[int, float], np.ndarray] = field(default_factory=dict)
 
+    @property
+    def limit(self) -> int:
+        """See `Held`."""
+        return sum(array.nbytes for array in [*self.mels, *(self.waves or [])])
+
     def mel(self, index: int) -> np.ndarray:
         """See `Held`."""
         return self.mels[index]
@@ -178,9 +189,7 @@ def _size(group: tuple[list[np.ndarray], list[np.ndarray]]) -> int:
     return sum(array.nbytes for arrays in group for array in arrays)
 
 
-def read_split(
-    folder: Path, split: str, waveform: bool = False, memory_mib: int = MEMORY_MIB, *, repeated: bool = False
-) -> Clips:
+def read_split(folder: Path, split: str, waveform: bool = False, memory_mib: int = MEMORY_MIB) -> Clips:
     """The clips of a split of a features folder, with their sound if asked for; every shard is verified when read.
 
     Args:
@@ -188,18 +197,17 @@ def read_split(
         split: of `corpora.clips.SPLITS`.
         waveform: whether sound is needed.
         memory_mib: what log-mel and sound may take in memory; what takes more stays on disk.
-        repeated: whether clips are asked for again and again: what memory is left then keeps log-mel at other hops.
     """
     shards = ShardFolder(folder)
     facts = shards.facts(split, waveform)
     limit = memory_mib * 2**20
     bytes_per_frame = shards.bytes_per_frame(waveform)
     held: Held
-    if (needed := int(facts.frames.sum() * bytes_per_frame)) <= limit:
+    if int(facts.frames.sum() * bytes_per_frame) <= limit:
         window = None
         rows = list(shards.rows(split, waveform))
         waves = [row.wave for row in rows if row.wave is not None] or None
-        held = InMemory([row.log_mel for row in rows], waves, limit - needed if repeated else 0)
+        held = InMemory([row.log_mel for row in rows], waves)
     else:
         held = OnDisk(shards, split, waveform, limit)
         window = int(limit / 2 / bytes_per_frame)  # A step at the border of two windows needs both.
@@ -217,3 +225,19 @@ def read_split(
         groups=facts.groups,
         window=window,
     )
+
+
+def read_training(folder: Path, waveform: bool, memory_mib: int) -> tuple[Clips, Clips]:
+    """The splits `train` and `valid`; what memory both leave keeps log-mel of the first at other hops.
+
+    Its clips are asked for again and again.
+
+    Args:
+        folder: see `read_split`, also for the others.
+        waveform: whether sound is needed.
+        memory_mib: for each of both, and for the first with what it keeps.
+    """
+    train, valid = (read_split(folder, split, waveform, memory_mib) for split in ("train", "valid"))
+    if isinstance(train.held, InMemory):
+        train.held.spare = max(0, memory_mib * 2**20 - train.held.limit - valid.held.limit)
+    return train, valid

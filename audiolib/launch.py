@@ -87,7 +87,7 @@ def run(job: Job, on_epoch: OnEpoch | None = None) -> None:
 
 def _run_on_ray(job: Job, on_epoch: OnEpoch | None) -> None:
     fewest, most = job.settings.num_workers
-    check_settings(job, most)  # Every worker would find the same, half a minute later.
+    check_settings(job, fewest)  # Every worker would find the same, half a minute later.
     ray = start_ray(most)
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer

@@ -1,4 +1,4 @@
-"""What a training begins with: fresh weights, an earlier model of ours, or weights of another library as a file."""
+"""What a training begins with: fresh weights, an earlier model, weights of another library, or its own checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -7,10 +7,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from audiolib.checkpoint import Checkpoints
 from audiolib.convert import from_timm_vit, is_timm_vit
 from audiolib.errors import AudiolibError
 from audiolib.files import sha256_file
-from audiolib.job import Job
+from audiolib.job import Job, fingerprint
 from audiolib.models import Classifier, create_model
 from audiolib.models.transfer import transfer
 from audiolib.objective import Teacher
@@ -95,3 +96,9 @@ def start_digest(start: Path | None) -> str | None:
         return sha256_file(start / "config.json" if start.is_dir() else start)
     except OSError as error:
         raise AudiolibError(f"cannot start from {start}: {error.strerror}") from error
+
+
+def checkpoints_of(job: Job) -> Checkpoints:
+    """Where a training leaves what it continues from."""
+    runs = job.scratch / "checkpoints" / job.stage
+    return Checkpoints(runs, fingerprint(job, start_digest(job.start)), job.settings.keep_checkpoints)

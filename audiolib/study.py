@@ -32,6 +32,7 @@ from audiolib.grid import Cell, Grid, Trained
 from audiolib.job import Job
 from audiolib.launch import scaled
 from audiolib.progress import say
+from audiolib.start import checkpoints_of
 from audiolib.study_home import home_of
 from audiolib.study_jobs import Task, side_by_side
 from audiolib.train import fit
@@ -92,7 +93,7 @@ def do(name: str, task: Task, *, alone: bool = True) -> None:
             _train(name, study, task, features, alone)
         elif not _is_done(name, study, task):
             _train(name, study, task, features, alone)
-            rows, outcome = _measure(study, task, features, job.out)
+            rows, outcome = _measure(study, task, features, job.out, alone)
             timed = rows if alone else [{**row, "ms": None} for row in rows]
             append_rows(name, timed, f"python -m audiolib.study {name}")
             outcome.written()
@@ -121,7 +122,7 @@ def _train(name: str, study: Study, task: Task, features: Path, alone: bool) -> 
     if not alone:  # Then the other cores are for the other models.
         write_text(beside, "")
         job = replace(job, settings=job.settings.model_copy(update={"loader_processes": 0}))
-    elif not any(job.scratch.rglob("step-*.json")):  # Nothing to continue that was begun beside others.
+    elif not any(checkpoints_of(job).folder.glob("step-*.json")):  # Nothing to continue that was begun beside others.
         beside.unlink(missing_ok=True)
     fit(job)
 
@@ -175,7 +176,7 @@ def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path
     )
 
 
-def _measure(study: Study, task: Task, features: Path, out: Path) -> tuple[list[dict[str, Any]], Outcome]:
+def _measure(study: Study, task: Task, features: Path, out: Path, alone: bool) -> tuple[list[dict[str, Any]], Outcome]:
     run, corpus = study.run(task.run), task.corpus
     seconds = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus).seconds
     lengths, home = sorted({*study.seconds, seconds}), home_of(run, corpus).patch
@@ -189,7 +190,9 @@ def _measure(study: Study, task: Task, features: Path, out: Path) -> tuple[list[
     cells += [Cell(home, seconds, hop) for hop in study.hops_ms]
     grid = Grid("test", cells, seconds)
     common = {"run": out.name, "corpus": corpus, "seed": task.seed}
-    outcome = sweep([Trained(out, "finetune", run.name)], features, grid, common)
+    # A sweep that was begun beside others has their times: it is not continued alone.
+    scratch = scratch_folder(ROOT) if alone else scratch_folder(ROOT) / "beside"
+    outcome = sweep([Trained(out, "finetune", run.name)], features, grid, common, scratch=scratch)
     training = read_json(out / "training.json")
     cost = {
         "valid_score": training["valid_score"],

@@ -102,6 +102,10 @@ def side_by_side(study: Study, wanted: list[Task], jobs: int, do: Callable[[Task
         logs.mkdir(parents=True, exist_ok=True)
     while plan.waiting or running:
         for task in plan.begin(jobs - len(running)):
+            with disk_errors(logs):
+                _log(logs, task).write_text(
+                    "", encoding="utf-8"
+                )  # Nothing of an earlier attempt is taken for this one's.
             process = spawn.Process(target=_logged, args=(do, task, _log(logs, task), threads), daemon=True)
             process.start()
             running[process] = task
@@ -125,8 +129,10 @@ def _error(process: BaseProcess, log: Path) -> str:
     """What a run says that was wrong, in the last line of its log; nothing if it ended well."""
     if process.exitcode == -signal.SIGKILL:
         return "its process was killed, as when memory is short: use fewer --jobs, and the same command continues"
-    if process.exitcode:
-        lines = log.read_text(encoding="utf-8").splitlines() or [f"exit status {process.exitcode}"]
+    if process.exitcode is not None and process.exitcode < 0:
+        return f"its process was ended by {signal.Signals(-process.exitcode).name}"
+    if process.exitcode:  # One that could not even begin wrote no line.
+        lines = log.read_text(encoding="utf-8").splitlines() or [f"its process ended with status {process.exitcode}"]
         return lines[-1].removeprefix("error: ")
     return ""
 

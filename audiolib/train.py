@@ -16,12 +16,12 @@ from torch import Tensor, distributed, nn
 
 from audiolib.averaging import Average
 from audiolib.batches import Batch
-from audiolib.checkpoint import Checkpoints, optimizer_tensors, part, restore_optimizer
-from audiolib.dataset import read_split
+from audiolib.checkpoint import optimizer_tensors, part, restore_optimizer
+from audiolib.dataset import read_training
 from audiolib.epochs import Planner
 from audiolib.errors import AudiolibError
 from audiolib.finish import write_result
-from audiolib.job import Job, Progress, check_settings, fingerprint, make_deterministic
+from audiolib.job import Job, Progress, check_settings, make_deterministic
 from audiolib.kernels import segment_attention, selective_scan
 from audiolib.loader import steps
 from audiolib.metrics import accuracy, mean_average_precision
@@ -31,7 +31,7 @@ from audiolib.phases import draw_patch, phase_patch
 from audiolib.predict import own_cores, pick_device, shared_scores, use_bf16
 from audiolib.progress import say
 from audiolib.shards import ShardFolder
-from audiolib.start import first_model, start_digest, teacher
+from audiolib.start import checkpoints_of, first_model, teacher
 from audiolib.views import needs_sound
 
 if TYPE_CHECKING:
@@ -67,9 +67,7 @@ class Trainer:
         self.bf16 = use_bf16(job.settings.precision, self.device)
         self.shards = ShardFolder(job.features)
         sound = needs_sound(job.recipe, self.shards.frontend["hop_ms"])
-        memory = job.settings.memory_mib
-        self.train = read_split(job.features, "train", sound, memory, repeated=True)
-        self.valid = read_split(job.features, "valid", sound, memory)
+        self.train, self.valid = read_training(job.features, sound, job.settings.memory_mib)
         self.planner = Planner(job.recipe, self.train, job.seconds, job.seed)
         self.model = first_model(job, self.shards, self.planner.frames).to(self.device)
         self._choose_kernels()
@@ -79,8 +77,7 @@ class Trainer:
         self.parallel: nn.Module = nn.parallel.DistributedDataParallel(self.model) if _parallel() else self.model
         if job.settings.compile:
             self.parallel = torch.compile(self.parallel)
-        runs = job.scratch / "checkpoints" / job.stage
-        self.checkpoints = Checkpoints(runs, fingerprint(job, start_digest(job.start)), job.settings.keep_checkpoints)
+        self.checkpoints = checkpoints_of(job)
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
         # Multiply-accumulates (forward, without a teacher's) and tokens of this worker since the last comparison.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from audiolib import loader, shards
-from audiolib.dataset import OnDisk, read_split
+from audiolib.dataset import OnDisk, read_split, read_training
 from audiolib.errors import AudiolibError
 from audiolib.files import write_json
 from audiolib.loader import Epoch, EqualSteps, batches
@@ -22,7 +22,10 @@ VIEW = View(20)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """600 clips of 15 to 60 frames in six shards; class k has about 2^-k of the first one's clips, some have two."""
+    """600 clips of 15 to 60 frames in six shards, and a few to validate on.
+
+    Class k has about 2^-k of the first one's clips, some have two.
+    """
     place = tmp_path_factory.mktemp("many")
     random = np.random.default_rng(0)
     frontend = {"sample_rate": 16000, "mel_bins": 64, "window_ms": 25.0, "hop_ms": 10.0}
@@ -35,6 +38,7 @@ def folder(tmp_path_factory):
             wave = random.integers(-999, 999, 400 + 160 * (frames - 1)).astype(np.int16)
             rows.append(Row(f"clip{i}", tuple(sorted(label)), random.standard_normal((frames, 64)), wave))
         infos.append(write_shard(place / f"part-train-{number:05d}.parquet", "train", rows, {"waveform": True}))
+    infos.append(write_shard(place / "part-valid-00000.parquet", "valid", rows[:9], {"waveform": True}))
     index = {"schema": 2, "corpus": "x", "multi_label": True, "classes": [f"c{k}" for k in range(CLASSES)]}
     shards = {"frontend": frontend, "waveform": True, "shards": [index_entry(info) for info in infos]}
     write_json(place / "index.json", index | shards)
@@ -66,7 +70,7 @@ def test_clips_on_disk_are_those_in_memory(folder, disk):
 
 
 def test_log_mel_at_other_hops_is_kept_as_far_as_memory_allows(folder):
-    once, again = (read_split(folder, "train", waveform=True, repeated=repeated) for repeated in (False, True))
+    once, again = (read_split(folder, "train", waveform=True) for _ in range(2))
     fresh = [once.log_mel(index, 1.5) for index in range(20)]
     again.held.spare = sum(mel.nbytes for mel in fresh[:10])
     for _ in range(2):
@@ -78,9 +82,18 @@ def test_log_mel_at_other_hops_is_kept_as_far_as_memory_allows(folder):
         again.log_mel(3, 1.5)[0] = 0.0
 
 
+def test_a_training_takes_no_more_memory_than_it_may(folder):
+    """What both splits leave keeps log-mel at other hops; a split that is too large leaves nothing."""
+    train, valid = read_training(folder, True, 2048)
+    taken = sum(array.nbytes for split in (train, valid) for array in [*split.held.mels, *split.held.waves])
+    assert train.held.spare == 2**31 - taken and valid.held.spare == 0 and len(valid) == 9
+    train, valid = read_training(folder, True, 1)
+    assert isinstance(train.held, OnDisk) and train.held.limit == 2**20 and valid.held.spare == 0
+
+
 @pytest.mark.parametrize("processes", [0, 1])
 def test_a_loader_process_keeps_nothing_for_an_epoch_that_ends_with_it(folder, monkeypatch, processes):
-    clips = read_split(folder, "train", waveform=True, repeated=True)
+    clips, _ = read_training(folder, True, 2048)
     monkeypatch.setattr(loader, "shown", lambda *_: clips.held.spare)  # Of the process that makes a batch.
     assert clips.held.spare > 2**30
     assert set(batches(epoch_of(clips), processes=processes)) == ({0} if processes else {clips.held.spare})

@@ -1,5 +1,6 @@
 """Studies: a run is done once, its rows are kept with their origin, and the tables say what the rows say."""
 
+import os
 import shutil
 import statistics
 import subprocess
@@ -191,6 +192,18 @@ def test_a_run_whose_process_is_killed_says_so(tmp_path):
     process.kill()
     process.join()
     assert "memory is short: use fewer --jobs" in study_jobs._error(process, tmp_path / "no.log")
+
+
+@pytest.mark.parametrize(
+    "end, message", [((os.abort, ()), "its process was ended by SIGABRT"), ((sys.exit, (7,)), "ended with status 7")]
+)
+def test_a_run_whose_process_cannot_begin_says_so(tmp_path, end, message):
+    """Its log is empty then, or ends with what went well."""
+    process = get_context("spawn").Process(target=end[0], args=end[1])
+    process.start()
+    process.join()
+    (tmp_path / "a.log").write_text("epoch 3/60: loss 0.4\n" if end[0] is os.abort else "")
+    assert message in study_jobs._error(process, tmp_path / "a.log")
 
 
 def test_a_run_starts_from_an_earlier_one():
