@@ -40,7 +40,11 @@ SHOWN = {
         "ast 20 ms": "AST/16, 0.96 s, 20 ms",
         "elastic": "ElasticAST",
     },
-    "coarse": {"single": "AST/16, single-phase", "frame_shift three": "AST/16, frame shift in three phases"},
+    "coarse": {
+        "single": "AST/16, single-phase",
+        "avg_pool two": "AST/16, average pooling in two phases",
+        "frame_shift three": "AST/16, frame shift in three phases",
+    },
     "aum": {"ast": "AST/16", "aum": "Audio Mamba"},
 }
 _MANY = {"patch": "patch sizes", "length": "lengths", "hop": "hops"}
