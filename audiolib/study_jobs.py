@@ -102,10 +102,8 @@ def side_by_side(study: Study, wanted: list[Task], jobs: int, do: Callable[[Task
         logs.mkdir(parents=True, exist_ok=True)
     while plan.waiting or running:
         for task in plan.begin(jobs - len(running)):
-            with disk_errors(logs):
-                _log(logs, task).write_text(
-                    "", encoding="utf-8"
-                )  # Nothing of an earlier attempt is taken for this one's.
+            with disk_errors(logs):  # What an earlier attempt said is not taken for this one's.
+                _log(logs, task).write_text("", encoding="utf-8")
             process = spawn.Process(target=_logged, args=(do, task, _log(logs, task), threads), daemon=True)
             process.start()
             running[process] = task

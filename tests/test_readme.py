@@ -19,8 +19,6 @@ from tests.test_smoke import STAGES, call, clone, edit, ran  # noqa: F401
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]
-
-
 SHOWN = {"dvc metrics diff": "by_patch", "dvc exp show": "finetune.accuracy"}
 
 

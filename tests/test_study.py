@@ -140,11 +140,16 @@ def test_runs_side_by_side_are_those_one_after_another(project, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     command = [sys.executable, "-m", "audiolib.study", "small", "--jobs", "2"]
     command += ["--run", "broken/lr", "--run", "flexible"]
+    logs = project / ".scratch/study/logs/small"
+    logs.mkdir(parents=True)
+    (logs / "flexible on synthetic, seed 1.log").write_text("of an earlier attempt")
     told = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert told.returncode == 1 and "flexible on synthetic, seed 1: done; 3 of 3 runs" in told.stderr, told.stderr
     assert "error: 1 of 3 runs failed; the first: broken/lr on synthetic, seed 1: finetune: the loss" in told.stderr
     assert "phase 1/1 epoch 1/1" not in told.stderr, "what each says of itself is in a log of its own"
-    assert len(list((project / ".scratch/study/logs/small").glob("*.log"))) == 3
+    assert len(list(logs.glob("*.log"))) == 3
+    assert "earlier attempt" not in (logs / "flexible on synthetic, seed 1.log").read_text()
+    assert (project / ".scratch/beside/sweeps").is_dir(), "a sweep beside others is not continued alone"
     with monkeypatch.context() as there:
         there.setattr(evidence, "RESULTS", project / "docs/results")
         rows = evidence.read_evidence("small")
@@ -155,8 +160,13 @@ def test_runs_side_by_side_are_those_one_after_another(project, monkeypatch):
     assert "train_seconds" not in set(evidence.read_evidence("small")["metric"]), (
         "these weights were made beside others"
     )
-    for state in ("models", "state"):
-        shutil.rmtree(project / ".scratch/study" / state)
+    for model in (project / ".scratch/study/models").glob("*/"):
+        shutil.rmtree(model)
+    shutil.rmtree(project / ".scratch/study/state")
+    for beside in (project / ".scratch/study/models").glob("*.beside"):  # Checkpoints of other code are not continued.
+        left = project / ".scratch/study/state" / beside.stem / "checkpoints/finetune/other/step-000000001-00000.json"
+        left.parent.mkdir(parents=True)
+        left.write_text("{}")
     study.run_study("small", seeds=[1], runs=["flexible"])
     alone = evidence.read_evidence("small").filter(pl.col("model") == "flexible")
     same = ["model", "patch_t", "seconds", "hop_ms", "metric", "value"]

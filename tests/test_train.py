@@ -295,3 +295,13 @@ def test_every_compression_trains_at_half_the_cost_and_hands_over(small_features
     assert (card.compression, card.method, card.patch) == (1, "none", (16, 16))
     found = weights(tmp_path / "out" / "last")
     assert all(torch.isfinite(tensor).all() for tensor in found.values())
+
+
+def test_a_training_may_be_asked_for_the_same_bits_on_a_gpu(small_features, tmp_path):
+    """Then torch refuses operators that have none."""
+    plan = job(small_features, tmp_path, deterministic=True, recipe=recipe(phases=[phase(epochs=1)]))
+    try:
+        fit(plan)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
