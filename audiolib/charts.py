@@ -11,9 +11,10 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.offline import get_plotlyjs
 
-from audiolib.compare import Comparison, Record
+from audiolib.compare import Comparison
 from audiolib.pareto import COSTS, front
 from audiolib.published import curves
+from audiolib.record import Record
 from audiolib.results import AXES
 
 # Distinct also for colour-blind readers (Okabe and Ito), readable on white and on black.

@@ -1,13 +1,10 @@
 """Recorded runs side by side: models under one name over all seeds, on the same clips.
 
-A record is a folder with `rows.parquet`, `scores.parquet`, `run.json` and `history.csv`, as the evaluate stage leaves
-them and MLflow keeps them. The report of a single run is a comparison of the models that its stages have trained.
+The report of a single run is a comparison of the models that its stages have trained.
 """
 
-import json
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,51 +12,13 @@ import polars as pl
 
 from audiolib.errors import AudiolibError
 from audiolib.files import digest
+from audiolib.folds import join_folds
 from audiolib.intervals import Difference, paired_difference
 from audiolib.progress import say
-from audiolib.results import AXES, Home, at_home, at_own_patch, home, main_metric, matrix, read_rows
+from audiolib.record import Record, training_settings
+from audiolib.results import AXES, at_home, at_own_patch, main_metric, matrix
 
-RECORD = ("rows.parquet", "scores.parquet", "run.json", "history.csv")
 _CELL = ["stage", "patch_f", "patch_t", "seconds", "hop_ms"]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One pass through the pipeline: what it is called, its rows and scores, and what made them."""
-
-    name: str
-    rows: pl.DataFrame
-    scores: pl.DataFrame
-    settings: dict[str, Any]
-    origin: dict[str, str]
-    history: list[dict[str, Any]]
-
-    @property
-    def home(self) -> Home:
-        """Where its models are at home."""
-        return home(self.settings)
-
-    @property
-    def seed(self) -> int:
-        """Its seed."""
-        return int(self.settings["params"]["seed"])
-
-
-def read_record(folder: Path, name: str | None = None) -> Record:
-    """A record from its folder.
-
-    Raises:
-        AudiolibError: the folder is not one.
-    """
-    rows = read_rows(folder)
-    try:
-        scores = pl.read_parquet(folder / "scores.parquet")
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        history = folder / "history.csv"
-        epochs = pl.read_csv(history).rows(named=True) if history.exists() and history.stat().st_size else []
-    except (FileNotFoundError, ValueError) as error:
-        raise AudiolibError(f"{folder} is not a record of an evaluation: {error}") from error
-    return Record(name or str(folder), rows, scores, run["settings"], run["origin"], epochs)
 
 
 @dataclass(frozen=True)
@@ -82,6 +41,11 @@ class Comparison:
     def labels(self) -> list[str]:
         """Of all models, in the order of the records."""
         return list(dict.fromkeys(label for _, labels in self.records for label in labels.values()))
+
+    @property
+    def passes(self) -> list[tuple[Record, dict[str, str]]]:
+        """The passes through the pipeline that the records are made of: one, or one a fold."""
+        return [(one, labels) for record, labels in self.records for one in record.passes]
 
     def cells(self) -> pl.DataFrame:
         """The main metric of every cell of every model with a column `label`; means over seeds (`_over_seeds`)."""
@@ -138,7 +102,7 @@ def compare(records: list[Record], stages: list[str] | None = None) -> Compariso
     """Put records side by side.
 
     Args:
-        records: of runs on the same corpus.
+        records: of runs on the same corpus; those that differ in their test fold alone are joined.
         stages: of these; null = what each run ended with (`finetune`).
 
     Raises:
@@ -154,13 +118,15 @@ def compare(records: list[Record], stages: list[str] | None = None) -> Compariso
                     f"{record.name} measured {column} {record.rows[column][0]}, {first.name} {first.rows[column][0]}; "
                     "only runs on the same clips can be compared"
                 )
+    records = join_folds(_once(records))
+    first = records[0]
+    for record in records[1:]:
         other = set(record.scores["id"]) ^ set(first.scores["id"])
         if other:
             raise AudiolibError(
                 f"{record.name} and {first.name} measured different clips of {first.rows['corpus'][0]}: "
                 f"{len(other)} are in one only, {min(other)} for example"
             )
-    records = _once(records)
     labelled = [(record, labels) for record, labels in zip(records, _labels(records, stages), strict=True) if labels]
     rows = first.rows
     return Comparison(labelled, main_metric(rows), rows["corpus"][0], rows["split"][0], int(rows["n"][0]))
@@ -183,15 +149,6 @@ def with_record(records: list[Record], own: Record, corpus: str | None) -> list[
     if digest(training_settings(own.settings)) in known or corpus not in (None, own.rows["corpus"][0]):
         return records
     return [*records, own]
-
-
-def training_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Of a pass' settings those that decide which model comes out: not how it was computed, measured or reported."""
-    params = settings["params"]
-    numbers = {key: params["train"].get(key) for key in ("start", "precision")}
-    data = {key: value for key, value in settings["data"].items() if key != "eval_seconds"}
-    return {"model": settings["model"], "data": data, "seed": params["seed"],
-            "features": params["features"], "train": numbers}  # fmt: skip
 
 
 def _labels(records: list[Record], stages: list[str] | None) -> list[dict[str, str]]:

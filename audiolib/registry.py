@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, filterwarnings
 
-from audiolib.compare import training_settings
 from audiolib.errors import AudiolibError
 from audiolib.files import digest, fresh_folder, scratch_folder, sha256_file, state_folder
 from audiolib.origin import git
 from audiolib.progress import say
+from audiolib.record import training_settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,6 +33,16 @@ def tracking_uri(root: Path) -> str:
 def experiment_name() -> str:
     """MLFLOW_EXPERIMENT_NAME, else the project's own."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "audiolib"
+
+
+def quiet_mlflow() -> None:
+    """Before MLflow is imported: it tells its makers nothing, looks for no git, and draws no bars for small files."""
+    for name, value in (
+        ("MLFLOW_DISABLE_TELEMETRY", "true"),
+        ("GIT_PYTHON_REFRESH", "quiet"),
+        ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
+    ):
+        os.environ.setdefault(name, value)
 
 
 class NoAnswer(AudiolibError):
@@ -122,7 +133,9 @@ def create_pass(client: "MlflowClient", root: Path, settings: dict[str, Any], na
         "trained": digest(training_settings(settings)),
         **source_tags("dvc exp run" if name else "dvc repro"),
     }
-    run = client.create_run(experiment, tags=tags, run_name=f"{params['model']} {params['data']} seed {params['seed']}")
+    fold = settings["data"]["source"].get("fold")
+    name = f"{params['model']} {params['data']} seed {params['seed']}" + ("" if fold is None else f" fold {fold}")
+    run = client.create_run(experiment, tags=tags, run_name=name)
     from mlflow.entities import Param
 
     values = [Param(key, str(value)[:500]) for key, value in _flat(settings)]
@@ -180,7 +193,7 @@ def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str
     Raises:
         AudiolibError: a name is unknown, or the runs are on several corpora and none was chosen.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    quiet_mlflow()
     uri = tracking_uri(root)
     from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
@@ -244,7 +257,9 @@ def register(uri: str, run_id: str, model: Path, name: str) -> None:
     asked = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     try:
-        with mlflow.start_run(run_id=run_id):
+        with mlflow.start_run(run_id=run_id), catch_warnings():
+            # The signature says what an example of the input would.
+            filterwarnings("ignore", message="An input example was not provided")
             mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(_WRAPPER),

@@ -12,10 +12,11 @@ import polars as pl
 import yaml
 
 from audiolib import charts, figures, page
-from audiolib.compare import Comparison, Record, compare, read_record, summaries
+from audiolib.compare import Comparison, compare, summaries
 from audiolib.page import Mistake, Page, Section, Table
 from audiolib.pareto import front
 from audiolib.published import single
+from audiolib.record import Record, read_record
 from audiolib.results import PREDICTIONS, as_size
 from audiolib.shards import Row, ShardFolder
 
@@ -58,10 +59,9 @@ def render(sources: Sources, out: Path, *, classes_shown: int, mistakes_shown: i
 
 def render_comparison(found: Comparison, out: Path) -> None:
     """Write the report of several runs: `report.html`, `report.md`, PNG files, and `cells.csv`."""
-    seeds = sorted({record.seed for record, _ in found.records})
-    histories = [
-        (record, f"{label}, seed {record.seed}") for record, own in found.records for label in list(own.values())[-1:]
-    ]
+    seeds = sorted({record.seed for record, _ in found.passes})
+    folds = sorted({record.fold for record, _ in found.passes if record.fold is not None})
+    histories = [(record, _named(record, list(own.values())[-1])) for record, own in found.passes]
     sections = [
         _ranking(found),
         _pairs(found),
@@ -71,19 +71,23 @@ def render_comparison(found: Comparison, out: Path) -> None:
         _all_cells(found),
         _origin(found),
     ]
-    subtitle = f"{len(found.records)} runs, seeds {', '.join(map(str, seeds))}, {found.clips} {found.split} clips"
+    parts = [f"{len(found.passes)} runs", f"seeds {', '.join(map(str, seeds))}"]
+    parts += [f"test folds {', '.join(map(str, folds))}"] if folds else []
+    subtitle = ", ".join([*parts, f"{found.clips} {found.split} clips"])
     title = f"{', '.join(found.labels)} on {found.corpus}"
     page.write(Page(title, subtitle, _tiles(found), sections), out)
     found.cells().write_csv(out / "cells.csv", float_precision=6)
 
 
+def _named(record: Record, label: str) -> str:
+    return f"{label}, seed {record.seed}" + ("" if record.fold is None else f", fold {record.fold}")
+
+
 def _tiles(found: Comparison) -> list[tuple[str, str]]:
     """The numbers to remember: at home, and over foreign patch sizes."""
-    tiles = []
-    for row in summaries(found):
-        tiles.append((f"{100 * row['home']:.1f} %", f"{row['label']}: {found.metric} at its own shape"))
-        tiles.append((f"{100 * row['patch_mean']:.1f} %", f"{row['label']}: mean over all patch sizes"))
-    return tiles
+    told = {"home": f"{found.metric} at its own shape", "patch_mean": "mean over all patch sizes"}
+    rows = summaries(found)
+    return [(f"{100 * row[name]:.1f} %", f"{row['label']}: {words}") for row in rows for name, words in told.items()]
 
 
 def _matrix_sections(found: Comparison, trained: dict[str, list[float]]) -> list[Section]:
@@ -243,9 +247,7 @@ def ranking(found: Comparison) -> Table:
 
 
 def _ranking(found: Comparison) -> Section:
-    text = (
-        "At home is the patch size, length and hop that a model was trained at last; its costs are those of one clip."
-    )
+    text = "At home is the patch size, length and hop of a model's last training; its costs are those of one clip."
     return Section("Side by side", text, table=ranking(found))
 
 
@@ -277,20 +279,21 @@ def _pairs(found: Comparison) -> Section:
 
 
 def _origin(found: Comparison) -> Section:
-    lines = []
-    for record, _ in found.records:
+    lines, alone = [], len(found.passes) == 1
+    for record, _ in found.passes:
         params, made = record.settings["params"], record.origin
         words = [f"-S {key}={params[key]}" for key in ("model", "data", "evaluate", "seed")]
+        words += [] if record.fold is None else [f"-S configs/data/{params['data']}.yaml:source.fold={record.fold}"]
         checkout = "" if made["commit"] == "unknown" else f"git checkout {made['commit'].rstrip('+')} && "
         lines += [
             f"# {record.name}: commit {made['commit']}, {made['date']}, {made['machine']}",
             f"{checkout}dvc exp run {' '.join(words)}",
             "",
-            yaml.safe_dump(record.settings, sort_keys=False) if len(found.records) == 1 else "",
+            yaml.safe_dump(record.settings, sort_keys=False) if alone else "",
         ]
     return Section(
         "Where this comes from",
         "Code version, machine, and a command with the settings that are changed most. Others that differ from the "
-        f"commit's are to be added: {'all are below' if len(found.records) == 1 else 'run.json of each has all'}.",
+        f"commit's are to be added: {'all are below' if alone else 'run.json of each has all'}.",
         code="\n".join(lines),
     )

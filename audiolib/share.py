@@ -5,11 +5,11 @@ from pathlib import Path
 
 import polars as pl
 
-from audiolib.compare import Record, read_record
 from audiolib.files import new_folder, write_text
 from audiolib.models import plain_config
 from audiolib.page import Table, markdown_table
 from audiolib.pretrained import FILES, Card, load, load_card, located
+from audiolib.record import Record, read_record
 from audiolib.results import AXES, at_home, own_rows
 
 _TITLES = {"patch": "Patch size", "length": "Clip length", "hop": "Hop"}

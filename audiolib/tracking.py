@@ -14,11 +14,11 @@ from typing import Any
 import polars as pl
 
 from audiolib import registry
-from audiolib.compare import RECORD, Record, read_record
 from audiolib.config.strict import resolved
 from audiolib.errors import AudiolibError
 from audiolib.files import digest, lock, scratch_folder, sha256_file, write_json
-from audiolib.registry import answering, if_it_answers, source_tags, tracking_uri
+from audiolib.record import RECORD, Record, read_record
+from audiolib.registry import answering, if_it_answers, quiet_mlflow, source_tags, tracking_uri
 from audiolib.results import Home, at_home, main_metric, patch_name, summary
 
 
@@ -229,8 +229,7 @@ def attach(root: Path) -> Run:
     Its id is kept in `.scratch/runs`, named by the parameters, without those of the page: a stage that runs later, in
     another process or after a crash, finds it.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    quiet_mlflow()
     settings, name, note = _pass(root)
     # Two processes that open a fresh database at once would both create its tables, and one would fail.
     with lock(scratch_folder(root) / "mlflow.lock"):
@@ -282,7 +281,7 @@ def separate_run(folder: Path) -> Run:
 
 def found_run(root: Path, experiment: str, key: str, name: str, tags: dict[str, str]) -> Run:
     """The run with that key in an experiment of that name; both are made when they are not there."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    quiet_mlflow()
     uri = tracking_uri(root)
     from mlflow import MlflowClient
 

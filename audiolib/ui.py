@@ -19,7 +19,7 @@ from pathlib import Path
 from audiolib.errors import AudiolibError, run_main
 from audiolib.files import project_folder
 from audiolib.progress import say
-from audiolib.registry import experiment_id, to_overlay, tracking_uri
+from audiolib.registry import experiment_id, quiet_mlflow, to_overlay, tracking_uri
 
 
 def serve(root: Path, port: int, experiment: str | None = None) -> int:
@@ -33,7 +33,7 @@ def serve(root: Path, port: int, experiment: str | None = None) -> int:
     Raises:
         AudiolibError: MLFLOW_TRACKING_URI does not answer, or the port is taken.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    quiet_mlflow()
     uri = tracking_uri(root)
     runs = _view(uri, experiment)
     if uri.startswith("http"):

@@ -10,11 +10,12 @@ import polars as pl
 import pytest
 import yaml
 
-from audiolib.compare import Record, compare, read_record, summaries, with_record
+from audiolib.compare import compare, summaries, with_record
 from audiolib.errors import AudiolibError
 from audiolib.evaluate import Outcome
 from audiolib.files import write_text
 from audiolib.pareto import front, pick
+from audiolib.record import Record, read_record
 from audiolib.report import Sources, _pairs, render, render_comparison
 from audiolib.results import SCORES, table, write_outcome
 from tests.conftest import ROOT

@@ -62,7 +62,7 @@ def pick_command(parser: argparse.ArgumentParser) -> Run:
         chosen = pick(found.cells(), **limits, min_score=asked.min_accuracy)
         print(markdown_table(cells_table(found, chosen.head(asked.top))))
         best = chosen.row(0, named=True)
-        names = [r.name for r, own in found.records if best["label"] in own.values()]
+        names = [r.name for r, own in found.passes if best["label"] in own.values()]
         say(
             f"use {best['label']} with patch {best['patch_f']} x {best['patch_t']}, {best['seconds']:g} s at a hop of "
             f"{best['hop_ms']:g} ms; measured on {best['n']} clips in {', '.join(names)}"
@@ -72,8 +72,9 @@ def pick_command(parser: argparse.ArgumentParser) -> Run:
 
 
 def _comparison(asked: argparse.Namespace) -> "Comparison":
-    from audiolib.compare import compare, read_record, with_record
+    from audiolib.compare import compare, with_record
     from audiolib.files import project_folder
+    from audiolib.record import read_record
     from audiolib.registry import recorded
 
     folders = [Path(run) for run in asked.runs if Path(run).is_dir()]

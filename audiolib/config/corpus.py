@@ -51,19 +51,25 @@ class Esc50Source(Section):
 
 
 class FolderSource(Section):
-    """Your own clips: `download.folder` has one folder per class, or `table` names a CSV or Parquet in it."""
+    """Your own clips: `download.folder` has one folder per class, or `table` names a CSV or Parquet in it.
+
+    `fold` is the test fold of a table with a column of that name; the other folds train and validate.
+    """
 
     corpus: Literal["folder"]
     table: str | None = None
+    fold: Annotated[int, Field(ge=0)] | None = None
     multi_label: bool = False
     label_separator: Annotated[str, Field(min_length=1)] = ";"
     valid_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
 
     @model_validator(mode="after")
-    def _table_for_labels(self) -> "FolderSource":
+    def _what_needs_a_table(self) -> "FolderSource":
         if self.multi_label and self.table is None:
             raise ValueError("multi_label needs a table: a folder per class gives each clip one label")
+        if self.fold is not None and self.table is None:
+            raise ValueError("fold needs a table with a column of that name")
         return self
 
 

@@ -21,7 +21,8 @@ def fetch(source: FolderSource, section: DownloadSection, folder: Path, store: P
     """List the clips of `download.folder`; nothing is copied.
 
     Raises:
-        AudiolibError: no such folder or table, a column or label is missing, a class is too small to be split.
+        AudiolibError: no such folder or table, a column, label or fold is missing, a class is too small to be split, or
+            a group is in two folds.
     """
     if not section.folder:
         raise AudiolibError("data=folder needs the path of your clips: set download.folder")
@@ -29,7 +30,9 @@ def fetch(source: FolderSource, section: DownloadSection, folder: Path, store: P
     if not root.is_dir():
         raise AudiolibError(f"download.folder: {root} is not a folder")
     rows = _table(root / source.table, source) if source.table else _class_folders(root)
-    if not any(row.get("split") for row in rows):
+    if source.fold is not None:
+        _give_folds(rows, source.fold, source.valid_fraction)
+    elif not any(row.get("split") for row in rows):
         _give_splits(rows, source)
     return as_table(_clip(row, root) for row in rows)
 
@@ -56,16 +59,20 @@ def _table(path: Path, source: FolderSource) -> list[dict[str, Any]]:
     unsplit = [row["path"] for row in rows if not row.get("split")]
     if len(unsplit) not in (0, len(rows)):
         raise AudiolibError(f"{path}: {len(unsplit)} rows have no split, the first is {unsplit[0]}; give all or none")
+    _keep_groups_whole(rows, "split", str(path))
+    return rows
+
+
+def _keep_groups_whole(rows: list[dict[str, Any]], column: str, where: str) -> None:
+    """Refuse a group that a column spreads over several sides."""
     sides: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        if row["group"] and row["split"]:
-            sides[row["group"]].add(row["split"])
-    torn = sorted(group for group, splits in sides.items() if len(splits) > 1)
+        if row["group"] and row[column] is not None:
+            sides[row["group"]].add(str(row[column]))
+    torn = sorted(group for group, own in sides.items() if len(own) > 1)
     if torn:
-        raise AudiolibError(
-            f"{path}: group {torn[0]!r} is in {' and '.join(sorted(sides[torn[0]]))}; keep it on one side"
-        )
-    return rows
+        several = " and ".join(sorted(sides[torn[0]]))
+        raise AudiolibError(f"{where}: group {torn[0]!r} is in {several}; keep it on one side")
 
 
 def _check_row(row: dict[str, Any], where: str, source: FolderSource) -> None:
@@ -104,6 +111,23 @@ def _number(value: Any, kind: type, where: str) -> Any:
     if not math.isfinite(number) or number < 0:
         raise AudiolibError(f"{where} is {value!r}, it must be a number from 0 on")
     return number
+
+
+def _give_folds(rows: list[dict[str, Any]], test: int, valid: float) -> None:
+    """The clips of one fold are the test, a part of the other folds' groups validation."""
+    without = [row["path"] for row in rows if row["fold"] is None]
+    if without:
+        raise AudiolibError(f"source.fold: {len(without)} clips of the table have no fold, the first is {without[0]}")
+    if any(row["split"] for row in rows):
+        raise AudiolibError("source.fold: the table has a column split, too; drop it, or unset source.fold")
+    folds = sorted({row["fold"] for row in rows})
+    if test not in folds or len(folds) < 2:
+        raise AudiolibError(f"source.fold is {test}; the table has the folds {', '.join(map(str, folds))}")
+    _keep_groups_whole(rows, "fold", "source.fold")
+    rest = [(label, row["group"] or row["path"]) for row in rows if row["fold"] != test for label in row["label"]]
+    split = split_groups(rest, valid, test=0)
+    for row in rows:
+        row["split"] = "test" if row["fold"] == test else split[row["group"] or row["path"]]
 
 
 def _give_splits(rows: list[dict[str, Any]], source: FolderSource) -> None:

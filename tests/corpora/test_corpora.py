@@ -196,6 +196,45 @@ def test_a_table_with_every_column(own, tmp_path, suffix):
     assert {c.split for c in clips} == {"train", "valid", "test"} and clips[0].fold == 1
 
 
+def folded(**columns: object) -> str:
+    """A table of two clips of each file of `own`, a group, in three folds of two files a class; columns replaced."""
+    rows = [
+        {"path": f"{name}/{'deep/' if i % 2 else ''}{i}.wav", "label": name, "fold": 1 + i // 2, "group": f"{name}{i}",
+         "start": start, **columns}
+        for name in ("cat", "dog") for i in range(6) for start in (0.0, 0.05)
+    ]  # fmt: skip
+    return pl.DataFrame(rows).write_csv()
+
+
+@pytest.mark.parametrize("fold", [1, 2, 3])
+def test_one_fold_of_your_own_table_is_the_test_and_the_others_are_for_training(own, tmp_path, fold):
+    (own / "t.csv").write_text(folded())
+    source = FolderSource(corpus="folder", table="t.csv", fold=fold, valid_fraction=0.25)
+    clips = clips_of(source, tmp_path, folder=str(own))
+    assert all((clip.split == "test") == (clip.fold == fold) for clip in clips)
+    assert all(len(found) == 1 for found in sides(clips).values())
+    assert Counter((clip.label[0], clip.split) for clip in clips) == {
+        (name, split): count for name in ("cat", "dog") for split, count in (("train", 6), ("valid", 2), ("test", 4))
+    }
+
+
+BAD_FOLDS = {
+    "path,label\na.wav,cat": "1 clips of the table have no fold, the first is a.wav",
+    folded(fold=2): "source.fold is 2; the table has the folds 2",
+    folded(fold=3): "source.fold is 2; the table has the folds 3",
+    folded(split="train"): "the table has a column split, too",
+    folded(group="g"): "group 'g' is in 1 and 2 and 3; keep it on one side",
+}
+
+
+@pytest.mark.parametrize("content", BAD_FOLDS)
+def test_folds_that_cannot_be_are_one_line(own, tmp_path, content):
+    (own / "t.csv").write_text(content)
+    with pytest.raises(AudiolibError, match=BAD_FOLDS[content]) as caught:
+        clips_of(FolderSource(corpus="folder", table="t.csv", fold=2), tmp_path, folder=str(own))
+    assert "\n" not in str(caught.value)
+
+
 def test_several_labels_per_clip(own, tmp_path):
     lines = [
         "path,label",
