@@ -1,5 +1,6 @@
 """Ray: here, or the cluster of RAY_ADDRESS."""
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ def start_ray(workers: int) -> Any:
     # The controller looks at its workers this often; the default of 2 s would be felt at every report.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # It would show every line twice.
     try:
         import ray
     except ImportError as error:
@@ -42,7 +44,10 @@ def start_ray(workers: int) -> Any:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise AudiolibError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
         return ray
+    # It watches for machines of a cloud that are about to be taken away.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(
+        runtime_env={"worker_process_setup_hook": "audiolib.cluster.hush_cleaner"},
         num_cpus=max(workers, os.cpu_count() or 1) + 1,
         include_dashboard=False,
         object_store_memory=128 * 2**20,
@@ -50,6 +55,14 @@ def start_ray(workers: int) -> Any:
         log_to_driver=True,
     )
     return ray
+
+
+def hush_cleaner() -> None:
+    """In every process of a Ray on this machine: what tidies up after its controller looks for it by Ray's dashboard,
+    which is not started here, and would say so every second.
+    """
+    cleaner = "ray.train.v2._internal.execution.controller.placement_group_cleaner"
+    logging.getLogger(cleaner).setLevel(logging.ERROR)
 
 
 def cluster_map(work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:

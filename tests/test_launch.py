@@ -36,13 +36,16 @@ def stop_ray():
     ray.shutdown()
 
 
-@pytest.mark.parametrize("name, make", [("flexi_nano", recipe), ("elastic_nano", packed_recipe)])
-def test_two_ray_workers_end_where_one_process_does(small_features, tmp_path, name, make):
-    """The same clips a step: only the order in which gradients are added differs."""
+@pytest.mark.parametrize("name, make, lost", [("flexi_nano", recipe, True), ("elastic_nano", packed_recipe, False)])
+def test_two_ray_workers_end_where_one_process_does(small_features, tmp_path, capfd, name, make, lost):
+    """The same clips a step: only the order in which gradients are added differs. Also where a worker is lost."""
 
     def note(row: dict) -> None:
         world = distributed.get_world_size() if distributed.is_initialized() else 1
         (tmp_path / "world").write_text(f"{world} {os.environ.get('LOCAL_WORLD_SIZE')} {own_cores()}")
+        if lost and world == 2 and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     plan = {
         "recipe": make(phases=[phase(2, "avg_pool", epochs=1), phase(epochs=1)]),
@@ -59,6 +62,9 @@ def test_two_ray_workers_end_where_one_process_does(small_features, tmp_path, na
     for alone, both in zip(*rows, strict=True):
         assert (alone["step"], alone["gmac_cum"]) == (both["step"], both["gmac_cum"])
         assert float(both["train_loss"]) == pytest.approx(float(alone["train_loss"]), abs=1e-3)
+    told = "".join(capfd.readouterr())
+    assert ("beginning again from the last checkpoint" in told) == lost
+    assert "Failed to query" not in told, "Ray complains of the dashboard that it was told not to start"
 
 
 def test_two_at_the_same_training_do_not_share_its_checkpoints(small_features, tmp_path, capfd):
@@ -116,11 +122,6 @@ def test_settings_that_do_not_go_together_are_refused_before_ray_starts(small_fe
         run(job(small_features, tmp_path, recipe=recipe(batch_size=1), num_workers=2))
 
 
-def test_a_loss_that_is_no_number_is_not_retried_for_ever(small_features, tmp_path):
-    with pytest.raises(AudiolibError, match="the loss became nan"):
-        run(job(small_features, tmp_path, recipe=recipe(phases=[phase(lr=1e30)]), num_workers=2))
-
-
 def test_a_mistake_of_one_worker_ends_the_others_and_is_not_tried_again(small_features, tmp_path, capfd):
     """The other one waits for it in the next epoch."""
 
@@ -134,21 +135,9 @@ def test_a_mistake_of_one_worker_ends_the_others_and_is_not_tried_again(small_fe
         run(plan, complain)
     assert (tmp_path / "calls").read_text() == "epoch\n"
     told = "".join(capfd.readouterr())
-    assert "epoch 1/3" in told and "no space left" not in told and "Error in training function" not in told
+    assert told.count("epoch 1/3") == 1 and "no space left" not in told and "Error in training function" not in told
     run(plan)
     assert (tmp_path / "out" / "model.safetensors").exists(), "the mistake is mended: nothing of it is left"
-
-
-def test_a_lost_worker_is_replaced_and_the_training_goes_on(small_features, tmp_path, capfd):
-    def die_once(row: dict) -> None:
-        if not (tmp_path / "died").exists():
-            (tmp_path / "died").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    run(job(small_features, tmp_path, recipe=recipe(phases=[phase(epochs=3)]), num_workers=2), die_once)
-    rows = list(csv.DictReader((tmp_path / "out/history.csv").open()))
-    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
-    assert "beginning again from the last checkpoint" in "".join(capfd.readouterr())
 
 
 def test_workers_get_a_gpu_each_or_none_at_all(monkeypatch, capfd):
