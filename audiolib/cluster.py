@@ -11,6 +11,9 @@ from audiolib.errors import AudiolibError
 # Workers on other machines, too, tell MLflow about epochs; this process' environment is not theirs.
 _FORWARDED = tuple(f"MLFLOW_TRACKING_{name}" for name in ("URI", "TOKEN", "USERNAME", "PASSWORD"))
 
+# What Ray runs at the start of every process.
+_EVERYWHERE = {"worker_process_setup_hook": "audiolib.cluster.hush_cleaner"}
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -40,14 +43,14 @@ def start_ray(workers: int) -> Any:
         os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
         known = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
         try:
-            ray.init(address=address, log_to_driver=True, runtime_env={"env_vars": known} if known else None)
+            ray.init(address=address, log_to_driver=True, runtime_env={**_EVERYWHERE, "env_vars": known})
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise AudiolibError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
         return ray
     # It watches for machines of a cloud that are about to be taken away.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(
-        runtime_env={"worker_process_setup_hook": "audiolib.cluster.hush_cleaner"},
+        runtime_env=_EVERYWHERE,
         num_cpus=max(workers, os.cpu_count() or 1) + 1,
         include_dashboard=False,
         object_store_memory=128 * 2**20,
@@ -58,8 +61,8 @@ def start_ray(workers: int) -> Any:
 
 
 def hush_cleaner() -> None:
-    """In every process of a Ray on this machine: what tidies up after its controller looks for it by Ray's dashboard,
-    which is not started here, and would say so every second.
+    """Of the process that tidies up after Ray's controller: it looks for that by Ray's dashboard, and where there is
+    none, as here and where `ray[default]` is not installed, it would say so every second.
     """
     cleaner = "ray.train.v2._internal.execution.controller.placement_group_cleaner"
     logging.getLogger(cleaner).setLevel(logging.ERROR)
