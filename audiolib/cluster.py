@@ -11,9 +11,6 @@ from audiolib.errors import AudiolibError
 # Workers on other machines, too, tell MLflow about epochs; this process' environment is not theirs.
 _FORWARDED = tuple(f"MLFLOW_TRACKING_{name}" for name in ("URI", "TOKEN", "USERNAME", "PASSWORD"))
 
-# What Ray runs at the start of every process.
-_EVERYWHERE = {"worker_process_setup_hook": "audiolib.cluster.hush_cleaner"}
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -43,14 +40,14 @@ def start_ray(workers: int) -> Any:
         os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
         known = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
         try:
-            ray.init(address=address, log_to_driver=True, runtime_env={**_EVERYWHERE, "env_vars": known})
+            ray.init(address=address, log_to_driver=True, runtime_env={**_quiet_processes(), "env_vars": known})
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise AudiolibError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
         return ray
     # It watches for machines of a cloud that are about to be taken away.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(
-        runtime_env=_EVERYWHERE,
+        runtime_env=_quiet_processes(),
         num_cpus=max(workers, os.cpu_count() or 1) + 1,
         include_dashboard=False,
         object_store_memory=128 * 2**20,
@@ -60,12 +57,19 @@ def start_ray(workers: int) -> Any:
     return ray
 
 
-def hush_cleaner() -> None:
-    """Of the process that tidies up after Ray's controller: it looks for that by Ray's dashboard, and where there is
-    none, as here and where `ray[default]` is not installed, it would say so every second.
+def _quiet_processes() -> dict[str, Any]:
+    """What Ray does at the start of each process: it silences the one that tidies up after its controller.
+
+    That looks for the controller by Ray's dashboard, and where there is none, as here and where `ray[default]` is not
+    installed, it would say so every second. A function within another travels by value: a process of a cluster finds
+    this package only later.
     """
-    cleaner = "ray.train.v2._internal.execution.controller.placement_group_cleaner"
-    logging.getLogger(cleaner).setLevel(logging.ERROR)
+
+    def hush() -> None:
+        cleaner = "ray.train.v2._internal.execution.controller.placement_group_cleaner"
+        logging.getLogger(cleaner).setLevel(logging.ERROR)
+
+    return {"worker_process_setup_hook": hush}
 
 
 def cluster_map(work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:

@@ -1,5 +1,6 @@
 """Cross-validation: runs that differ in their test fold alone are one model, measured on the clips of all folds."""
 
+import math
 from collections import defaultdict
 from dataclasses import replace
 from typing import Any
@@ -18,35 +19,41 @@ _COSTS = ["gmac", "ms", "tokens", "mib"]
 
 
 def join_folds(records: list[Record]) -> list[Record]:
-    """One record for each model and seed, on the clips of the folds that all of them were tested on.
+    """One record for each model and seed, on the clips of all folds; one that lacks a fold is left out, and said.
 
     Args:
         records: of one corpus and split, no training twice.
 
     Returns:
-        In the order of the first of each; those of a corpus without folds, or of one and the same fold, as they are.
+        In the order of the first of each; all as they are where none has a fold.
 
     Raises:
-        AudiolibError: there is no fold that all were tested on, or a clip is in two folds.
+        AudiolibError: none was tested on all folds, a clip is in two folds, or folds have no cell in common.
     """
+    if all(record.fold is None for record in records):
+        return records
     models: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        models[digest(_without_fold(record))].append(record)
-    tested = {name: {record.fold for record in own} for name, own in models.items()}
-    if not any(fold is not None for folds in tested.values() for fold in folds):
-        return records
-    shared, every = set.intersection(*tested.values()), set.union(*tested.values())
-    for name, folds in tested.items():
-        params = models[name][0].settings["params"]
-        if not shared:
-            raise AudiolibError(
-                f"no fold was tested by all models: {params['model']}, seed {params['seed']}, has {_listed(folds)} of "
-                f"{_listed(every)}; train the others, too, or name runs of the same folds"
-            )
-        if folds != every:
-            lacking = f"{params['model']}, seed {params['seed']}, lacks fold {_listed(every - folds)}"
-            say(f"{lacking}: all are compared on {_listed(shared)} alone")
-    return [_joined([record for record in own if record.fold in shared]) for own in models.values()]
+        if record.fold is None:
+            say(f"{record.name} was not tested on a fold as others were, and is left out")
+        else:
+            models[digest(_without_fold(record))].append(record)
+    folds = {record.fold for own in models.values() for record in own}
+    lacking = {name: folds - {record.fold for record in own} for name, own in models.items()}
+    told = {name: f"{_model(models[name][0])} lacks fold {_listed(few)}" for name, few in lacking.items() if few}
+    if len(told) == len(models):
+        raise AudiolibError(
+            f"no model was tested on all folds {_listed(folds)}: {'; '.join(told.values())}; train what is lacking, or "
+            "name runs of the same folds"
+        )
+    for words in told.values():
+        say(f"{words}, and is left out; to compare fewer folds name their runs")
+    return [_joined(own) for name, own in models.items() if name not in told]
+
+
+def _model(record: Record) -> str:
+    params = record.settings["params"]
+    return f"{params['model']}, seed {params['seed']},"
 
 
 def _without_fold(record: Record) -> dict[str, Any]:
@@ -55,7 +62,7 @@ def _without_fold(record: Record) -> dict[str, Any]:
 
 
 def _listed(folds: set[int | None]) -> str:
-    return ", ".join(sorted(map(str, folds)))
+    return ", ".join(map(str, sorted(fold for fold in folds if fold is not None)))
 
 
 def _joined(records: list[Record]) -> Record:
@@ -66,8 +73,10 @@ def _joined(records: list[Record]) -> Record:
     first, scores = records[0], pl.concat([record.scores for record in records])
     twice = scores.filter(scores.select("stage", *_CELL[1:-1], "id").is_duplicated())
     if len(twice):
-        raise AudiolibError(f"the folds of {first.name} are not apart: clip {twice['id'][0]} was tested twice")
+        raise AudiolibError(f"the folds of {_model(first)} are not apart: clip {twice['id'][0]} was tested twice")
     rows = _pooled(pl.concat([record.rows for record in records]), len(records))
+    if rows.is_empty():
+        raise AudiolibError(f"the folds of {_model(first)} were measured at different shapes; evaluate them alike")
     data = first.settings["data"]
     folds = {**data, "source": {**data["source"], "fold": [record.fold for record in records]}}
     name = f"{first.name} and {len(records) - 1} more folds"
@@ -88,7 +97,8 @@ def _pooled(rows: pl.DataFrame, folds: int) -> pl.DataFrame:
     found = (
         rows.group_by(_CELL, maintain_order=True)
         .agg(
-            (pl.col("value") * share).sum(),
+            # Rounded: equal counts of right clips are equal, however they lie in folds.
+            ((pl.col("value") * pl.col("n")).sum() / pl.col("n").sum()).round(12),
             half.alias("half"),
             pl.len().alias("folds"),
             pl.col("n").sum(),
@@ -97,10 +107,14 @@ def _pooled(rows: pl.DataFrame, folds: int) -> pl.DataFrame:
         )
         .filter(pl.col("folds") == folds)
     )
-    ends = [
-        wilson_interval(value, n) if metric == "accuracy" else (value - half, value + half)
-        for metric, value, half, n in found.select("metric", "value", "half", "n").rows()
-    ]
+    ends = [_interval(*row) for row in found.select("metric", "value", "half", "n").rows()]
     intervals = pl.DataFrame(ends, schema=["ci_low", "ci_high"], orient="row")
     whole = pl.concat([found, intervals], how="horizontal").with_columns(fold=pl.lit(None))
     return whole.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
+
+
+def _interval(metric: str, value: float, half: float, clips: int) -> tuple[float, float]:
+    if metric == "accuracy":
+        return wilson_interval(value, clips)
+    least, most = (0.0, 1.0) if metric == "map" else (-math.inf, math.inf)
+    return max(least, value - half), min(most, value + half)

@@ -80,5 +80,7 @@ def training_settings(settings: dict[str, Any]) -> dict[str, Any]:
     params = settings["params"]
     numbers = {key: params["train"].get(key) for key in ("start", "precision")}
     data = {key: value for key, value in settings["data"].items() if key != "eval_seconds"}
+    # No fold is what a record says that is older than the setting.
+    data["source"] = {key: value for key, value in data["source"].items() if (key, value) != ("fold", None)}
     return {"model": settings["model"], "data": data, "seed": params["seed"],
             "features": params["features"], "train": numbers}  # fmt: skip

@@ -258,8 +258,8 @@ def register(uri: str, run_id: str, model: Path, name: str) -> None:
     mlflow.set_tracking_uri(uri)
     try:
         with mlflow.start_run(run_id=run_id), catch_warnings():
-            # The signature says what an example of the input would.
-            filterwarnings("ignore", message="An input example was not provided")
+            # The signature says what an example of the input would; the words stand in colour codes.
+            filterwarnings("ignore", message=".*An input example was not provided")
             mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(_WRAPPER),

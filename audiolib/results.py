@@ -215,7 +215,7 @@ def _line(rows: pl.DataFrame, axis: str, own: Home) -> list[dict[str, Any]]:
 
 
 def write_outcome(folder: Path, outcome: "Outcome", settings: dict[str, Any], histories: list[Path]) -> pl.DataFrame:
-    """All files of an evaluation: its record (`compare.RECORD`), predictions, curves, the summary for `dvc metrics`.
+    """All files of an evaluation: its record (`record.RECORD`), predictions, curves, the summary for `dvc metrics`.
 
     Args:
         folder: where to.

@@ -45,7 +45,8 @@ def test_folds_are_one_model_measured_on_all_their_clips():
     assert [part.fold for part in joined.passes] == [1, 2, 3]
 
 
-def test_of_other_metrics_the_interval_is_that_of_a_mean_of_independent_parts():
+@pytest.mark.parametrize("metric, lift", [("d_prime", 1.0), ("map", 0.2)])
+def test_of_other_metrics_the_interval_is_that_of_a_mean_of_independent_parts(metric, lift):
     random = np.random.default_rng(0)
     sizes, spreads = np.array([20, 40, 60]), np.array([0.3, 0.2, 0.1])
     parts = []
@@ -53,14 +54,17 @@ def test_of_other_metrics_the_interval_is_that_of_a_mean_of_independent_parts():
         made = fold_run("ast", fold, 0.7)
         around = pl.col("value")
         rows = made.rows.with_columns(
-            metric=pl.lit("d_prime"), value=around + 1, ci_low=around + 1 - spread, ci_high=around + 1 + spread
+            metric=pl.lit(metric), value=around + lift, ci_low=around + lift - spread, ci_high=around + lift + spread
         )
         parts.append(replace(made, rows=rows))
     row = at(join_folds(parts)[0].rows)
     weights = sizes / sizes.sum()
     assert row["value"] == pytest.approx(weights @ [at(part.rows)["value"] for part in parts])
     drawn = random.normal(0, spreads / 1.96, (200_000, 3)) @ weights
-    assert row["ci_high"] - row["value"] == pytest.approx(1.96 * drawn.std(), rel=0.01)
+    assert row["value"] - row["ci_low"] == pytest.approx(1.96 * drawn.std(), rel=0.01)
+    assert row["ci_high"] == pytest.approx(
+        min(row["value"] + 1.96 * drawn.std(), 1 if metric == "map" else 9), rel=0.01
+    )
 
 
 def test_models_are_compared_on_the_clips_of_all_folds_and_seeds_stay_seeds(tmp_path):
@@ -79,21 +83,47 @@ def test_models_are_compared_on_the_clips_of_all_folds_and_seeds_stay_seeds(tmp_
     assert "elastic, seed 2, fold 3" in (tmp_path / "report.html").read_text()
 
 
-def test_a_fold_that_a_model_lacks_is_left_out_for_all(capsys):
+def test_a_model_that_lacks_a_fold_is_left_out(capsys):
     runs = [fold_run("ast", fold, 0.6) for fold in (1, 2, 3)] + [fold_run("elastic", fold, 0.9) for fold in (1, 3)]
-    found = compare(runs)
-    assert found.clips == 80 and [len(kept.passes) for kept, _ in found.records] == [2, 2]
-    assert "elastic, seed 1, lacks fold 2: all are compared on 1, 3 alone" in capsys.readouterr().err
-    alone = compare([*runs[:3], fold_run("elastic", 2, 0.9)])
-    assert alone.clips == 40 and [kept.fold for kept, _ in alone.records] == [2, 2]
+    plain = record("flexi", 1, 0.7, CLIPS[3])
+    found = compare([*runs, plain])
+    assert found.clips == 120 and found.labels == ["ast"]
+    told = capsys.readouterr().err
+    assert "elastic, seed 1, lacks fold 2, and is left out" in told
+    assert "flexi-1 was not tested on a fold as others were, and is left out" in told
+    few = compare([*runs[:3:2], *runs[3:]])
+    assert few.clips == 80 and few.labels == ["ast", "elastic"] and not capsys.readouterr().err
+
+
+def test_a_record_that_is_older_than_the_setting_is_no_other_training():
+    old, new, other = record("ast", 1, 0.7), record("ast", 1, 0.7), record("ast", 2, 0.7)
+    for made in (new, other):
+        made.settings["data"]["source"]["fold"] = None
+    assert [kept for kept, _ in compare([old, new]).records] == [new] and compare([old, other]).labels == ["ast"]
 
 
 def test_folds_that_do_not_go_together_are_one_line():
-    with pytest.raises(AudiolibError, match="no fold was tested by all models: ast, seed 1, has 1 of 1, 2"):
+    match = "no model was tested on all folds 1, 2: ast, seed 1, lacks fold 2; elastic, seed 1, lacks fold 1; train"
+    with pytest.raises(AudiolibError, match=match):
         compare([fold_run("ast", 1, 0.7), fold_run("elastic", 2, 0.7)])
     again = replace(fold_run("ast", 2, 0.7), scores=fold_run("ast", 1, 0.7).scores)
-    with pytest.raises(AudiolibError, match="the folds of ast, fold 1 are not apart: clip 1/000 was tested twice"):
+    with pytest.raises(AudiolibError, match="the folds of ast, seed 1, are not apart: clip 1/000 was tested twice"):
         compare([fold_run("ast", 1, 0.7), again])
+    coarse = fold_run("ast", 2, 0.7)
+    coarse = replace(coarse, rows=coarse.rows.with_columns(hop_ms=pl.col("hop_ms") + 100))
+    with pytest.raises(AudiolibError, match="the folds of ast, seed 1, were measured at different shapes"):
+        compare([fold_run("ast", 1, 0.7), coarse])
+
+
+def test_equal_counts_of_right_clips_are_equal_however_they_lie_in_folds():
+    found = set()
+    for right in ((3, 20, 47), (10, 30, 30), (20, 40, 10), (1, 9, 60), (7, 31, 32)):
+        parts = []
+        for fold, count in zip((1, 2, 3), right, strict=True):
+            made = fold_run("ast", fold, 0.7)
+            parts.append(replace(made, rows=made.rows.with_columns(value=pl.lit(count / len(CLIPS[fold])))))
+        found.add(at(join_folds(parts)[0].rows)["value"])
+    assert len(found) == 1
 
 
 def test_only_cells_that_every_fold_has_are_joined():

@@ -18,7 +18,7 @@ def _which(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="*", metavar="RUN",
         help="DVC experiments, ids of MLflow runs, or folders of an evaluation; none = all runs in MLflow, the "
-        "newest of each model, corpus and seed, and the evaluation that lies here",
+        "newest of each model, corpus, seed and fold, and the evaluation that lies here",
     )  # fmt: skip
     parser.add_argument("--data", metavar="NAME", help="only runs on this corpus; needed where there are several")
     parser.add_argument("--pretrain", action="store_true", help="show what the pretrain stages ended with, too")

@@ -105,12 +105,14 @@ def _number(value: Any, kind: type, where: str) -> Any:
     if value is None or value == "":
         return None
     try:
-        number = kind(value)
+        number = float(value)
     except ValueError as error:
         raise AudiolibError(f"{where} is {value!r}, it must be a number") from error
     if not math.isfinite(number) or number < 0:
         raise AudiolibError(f"{where} is {value!r}, it must be a number from 0 on")
-    return number
+    if kind is int and (not number.is_integer() or number >= 2**31):  # 1.0 is how a column with gaps is often written.
+        raise AudiolibError(f"{where} is {value!r}, it must be a whole number")
+    return kind(number)
 
 
 def _give_folds(rows: list[dict[str, Any]], test: int, valid: float) -> None:

@@ -208,7 +208,7 @@ def folded(**columns: object) -> str:
 
 @pytest.mark.parametrize("fold", [1, 2, 3])
 def test_one_fold_of_your_own_table_is_the_test_and_the_others_are_for_training(own, tmp_path, fold):
-    (own / "t.csv").write_text(folded())
+    (own / "t.csv").write_text(folded().replace(",1,", ",1.0,"))
     source = FolderSource(corpus="folder", table="t.csv", fold=fold, valid_fraction=0.25)
     clips = clips_of(source, tmp_path, folder=str(own))
     assert all((clip.split == "test") == (clip.fold == fold) for clip in clips)
@@ -220,6 +220,9 @@ def test_one_fold_of_your_own_table_is_the_test_and_the_others_are_for_training(
 
 BAD_FOLDS = {
     "path,label\na.wav,cat": "1 clips of the table have no fold, the first is a.wav",
+    "path,label,fold\na.wav,cat,1.5": "line 2: fold is '1.5', it must be a whole number",
+    "path,label,fold\na.wav,cat,inf": "line 2: fold is 'inf', it must be a number from 0 on",
+    "path,label,fold\na.wav,cat,3e9": "line 2: fold is '3e9', it must be a whole number",
     folded(fold=2): "source.fold is 2; the table has the folds 2",
     folded(fold=3): "source.fold is 2; the table has the folds 3",
     folded(split="train"): "the table has a column split, too",
