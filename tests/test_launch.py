@@ -65,6 +65,7 @@ def test_two_ray_workers_end_where_one_process_does(small_features, tmp_path, ca
     told = "".join(capfd.readouterr())
     assert ("beginning again from the last checkpoint" in told) == lost
     assert "Failed to query" not in told, "Ray complains of the dashboard that it was told not to start"
+    assert "PreemptionWatcher" not in told, "nor of what watches for machines of a cloud"
 
 
 def test_two_at_the_same_training_do_not_share_its_checkpoints(small_features, tmp_path, capfd):
