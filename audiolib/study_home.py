@@ -75,3 +75,17 @@ def training_cost(study: Study, rows: pl.DataFrame, run: StudyRun, metric: str) 
     own = rows.filter((pl.col("model") == run.name) & (pl.col("metric") == metric))["value"]
     before = 0.0 if run.start is None else training_cost(study, rows, study.run(run.start), metric)
     return None if own.is_empty() or before is None else float(own.mean()) + before
+
+
+def timed_alike(rows: pl.DataFrame) -> tuple[pl.DataFrame, str | None]:
+    """Rows without the seconds of training that were taken elsewhere than most, and the machine of those that stay.
+
+    Args:
+        rows: of one corpus.
+    """
+    seconds = pl.col("metric") == "train_seconds"
+    machines = rows.filter(seconds)["machine"].value_counts().sort("count", "machine", descending=[True, False])
+    if machines.is_empty():
+        return rows, None
+    most = machines["machine"][0]
+    return rows.filter(~seconds | (pl.col("machine") == most)), most

@@ -17,7 +17,7 @@ from audiolib.figures import study_heat_maps, study_lines
 from audiolib.files import atomic_path, write_text
 from audiolib.results import AXES, along, matrix, measured_axes, patch_name, plane
 from audiolib.study import read_study
-from audiolib.study_home import at_home, epochs_of, training_cost
+from audiolib.study_home import at_home, epochs_of, timed_alike, training_cost
 
 
 def render(name: str) -> str:
@@ -58,11 +58,13 @@ def render(name: str) -> str:
                 f"![patch size x clip length of each model]({name}-{corpus}.png)",
                 *(part for model in order for part in _matrix_table(own.filter(pl.col("model") == model), model)),
             ]
+        own, machine = timed_alike(own)
+        alike = f" Seconds are of runs without `--jobs`, all on {machine}." if machine else ""
         parts += [
-            "Cost of training, with the run that a model starts from; the ratios are to the first of each column. "
-            "Seconds are of runs without `--jobs`:"
+            "Cost of training, with the run that a model starts from; the ratios are to the first of each column."
+            f"{alike}",
+            _cost_table(study, own, corpus),
         ]
-        parts += [_cost_table(study, own, corpus)]
     notes = RESULTS / f"{name}.notes.md"
     if notes.exists():
         parts.append(notes.read_text(encoding="utf-8").strip())

@@ -35,7 +35,7 @@ def ids(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=ids)
+@pytest.mark.parametrize("path", [*SOURCES, *sorted(ROOT.glob("tests/**/*.py"))], ids=ids)
 def test_files_and_functions_fit_a_reader(path):
     text = path.read_text(encoding="utf-8")
     limit = 40 if path.parent.name == "stages" else 300

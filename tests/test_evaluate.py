@@ -15,8 +15,8 @@ from audiolib.config.evaluation import EvaluatePreset
 from audiolib.dataset import read_split
 from audiolib.errors import AudiolibError
 from audiolib.evaluate import sweep
-from audiolib.grid import Cell, Grid, Trained, grid_of, run_columns, trained_name, view_of
-from audiolib.pretrained import Card, load, load_card, save_pretrained
+from audiolib.grid import Cell, Grid, Trained, grid_of, run_columns, trained_name
+from audiolib.pretrained import load, load_card, save_pretrained
 from audiolib.results import (
     Home,
     at_home,
@@ -30,7 +30,6 @@ from audiolib.results import (
     write_outcome,
 )
 from audiolib.train import fit
-from audiolib.views import View
 from tests.conftest import ROOT
 from tests.recipes import job, phase, recipe
 
@@ -82,13 +81,6 @@ def test_every_cell_is_there_once(outcome):
     assert set(at_home(rows, "hop", home(settings()))["hop_ms"]) == {10.0, 14.0, 20.0}
     assert rows["model"].unique().sort().to_list() == ["ast-p16", "flexi"]
     assert rows["ms"].min() > 0 and rows["n"].unique().to_list() == [24]
-
-
-def test_rows_name_the_fold_that_was_tested_where_there_are_folds():
-    own = settings()
-    assert run_columns(own)["fold"] is None
-    own["data"] = yaml.safe_load((ROOT / "configs/data/esc50.yaml").read_text())
-    assert table([run_columns(own)])["fold"].to_list() == [1]
 
 
 def test_a_cell_is_what_a_plain_loop_finds(outcome, trained, small_features):
@@ -148,19 +140,6 @@ def test_the_confusion_of_dvc_has_each_clip_once_as_the_final_model_hears_it(out
     assert drawn.select("id", actual, plot["x"]).equals(final.select("id", "actual", "predicted"))
 
 
-def test_names_say_what_was_trained():
-    preset = settings()["model"]
-    assert trained_name(preset, "pretrain") == "ast-p16" and trained_name(preset, "finetune") == "flexi"
-    presets = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "configs/model").glob("*.yaml")}
-    names = {
-        name: trained_name(presets[name], "finetune") for name in ("any", "any_aum", "aum", "aum_packs", "elastic")
-    }
-    told = {"any": "any", "any_aum": "any-aum", "aum": "aum", "aum_packs": "aum-packs", "elastic": "elastic"}
-    assert names == told
-    starts = [trained_name(presets[name], "pretrain") for name in ("any", "any_aum")]
-    assert starts == ["elastic", "aum-packs"]
-
-
 @pytest.fixture(scope="module")
 def written(outcome, trained, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
@@ -186,49 +165,6 @@ def test_files_of_an_evaluation_agree(written):
 def test_a_row_with_an_unknown_column_is_a_mistake():
     with pytest.raises(ValueError, match="not a result column: colour"):
         table([{"colour": 1}])
-
-
-def test_presets_name_the_cells_they_promise():
-    own, lengths = ((16, 16), 0.64), [0.32, 0.64]
-    product = grid_of(preset(cells="product"), lengths, settings()).cells
-    assert len(product) == len(set(product)) == 3 * 2 * 4
-    axes = grid_of(preset(cells="axes"), lengths, settings()).cells
-    assert all(sum((cell.patch != own[0], cell.seconds != own[1], cell.hop_ms is not None)) <= 1 for cell in axes)
-    assert len(axes) == len(set(axes)) == 3 + 1 + 3
-    alone = grid_of(preset(cells="axes", patch_sizes=[], seconds=[], hops_ms=[]), lengths, settings()).cells
-    assert alone == [Cell(*own)]
-    for path in (ROOT / "configs/evaluate").glob("*.yaml"):
-        EvaluatePreset(**yaml.safe_load(path.read_text()))
-
-
-def test_a_stage_that_ended_in_wider_patches_is_measured_at_those():
-    own = settings()
-    own["model"]["pretrain"]["phases"][-1]["method"] = "patchify"
-    assert home(own).patch == {"pretrain": (16, 32), "finetune": (16, 16)}
-    assert home(own).hop_ms == {"pretrain": 10.0, "finetune": 10.0}
-    cells = grid_of(preset(cells="axes", patch_sizes=[]), [0.32], own).cells
-    assert {(cell.patch, cell.seconds) for cell in cells} >= {((16, 32), 0.32), ((16, 32), 0.64), ((16, 16), 0.64)}
-    here = {"metric": "accuracy", "hop_ms": 10.0, "seconds": 0.64, "patch_f": 16}
-    found = (("pretrain", 16, 0.2), ("pretrain", 32, 0.8), ("finetune", 16, 0.9))
-    rows = table([{**here, "stage": stage, "patch_t": frames, "value": value} for stage, frames, value in found])
-    said = summary(rows, home(own))
-    assert (said["pretrain"]["accuracy"], said["finetune"]["accuracy"]) == (0.8, 0.9)
-    assert at_home(rows, "length", home(own))["value"].to_list() == [0.9, 0.8]
-
-
-def test_a_corpus_with_a_hop_of_its_own_is_at_home_there():
-    own = settings()
-    own["data"]["source"]["frontend"] = {"kind": "stft", "sample_rate": 24000, "window_ms": 10, "hop_ms": 5}
-    assert home(own).hop_ms == {"pretrain": 10.0, "finetune": 5.0}
-    assert home(settings()).hop_ms == {"pretrain": 20.0, "finetune": 10.0}
-
-
-def test_the_hop_that_a_pooled_model_has_anyway_is_its_own_view():
-    card = Card(["a"], False, {"hop_ms": 10.0}, (16, 16), 64, 2, "avg_pool")
-    assert (
-        view_of(card, Cell((16, 16), 0.64, 20.0)) == view_of(card, Cell((16, 16), 0.64)) == View(64, 1, 2, "avg_pool")
-    )
-    assert view_of(card, Cell((16, 16), 0.64, 30.0)) == View(64, 3.0)
 
 
 def test_clips_are_normalised_as_the_model_knows_them(trained, small_features, tmp_path):

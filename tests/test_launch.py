@@ -23,7 +23,7 @@ from audiolib.train import fit
 from tests.conftest import features_section
 from tests.recipes import TINY, job, packed_recipe, phase, recipe
 from tests.test_features import hashes
-from tests.test_train import weights
+from tests.test_resume import weights
 
 pytestmark = pytest.mark.slow
 

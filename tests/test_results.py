@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 from audiolib import study_tables, summary
 from audiolib.bench import kept
@@ -40,6 +41,10 @@ def test_the_table_of_the_readme_is_made_of_the_same_rows():
     readme = (RESULTS.parent.parent / "README.md").read_text(encoding="utf-8")
     assert f"{summary.BEGIN}\n\n{summary.render()}\n\n{summary.END}" in readme
     assert "| FlexiAST, from AST/8 | 4 + 18, then 60 | 3 |" in readme
+
+
+def test_processors_of_one_name_differ_by_their_vectors():
+    assert f"({torch.backends.cpu.get_cpu_capability()}), " in origin("a command")["machine"]
 
 
 def test_without_git_a_commit_is_unknown(monkeypatch, tmp_path):

@@ -15,7 +15,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from audiolib import evidence, study, study_jobs, study_record, study_tables
+from audiolib import evidence, study, study_home, study_jobs, study_record, study_tables
 from audiolib.config.strict import validate
 from audiolib.config.study import Study
 from audiolib.errors import AudiolibError
@@ -214,6 +214,20 @@ def test_a_run_whose_process_cannot_begin_says_so(tmp_path, end, message):
     process.join()
     (tmp_path / "a.log").write_text("epoch 3/60: loss 0.4\n" if end[0] is os.abort else "")
     assert message in study_jobs._error(process, tmp_path / "a.log")
+
+
+def test_only_seconds_of_the_commonest_machine_are_compared():
+    rows = pl.DataFrame(
+        {
+            "model": ["a", "b", "c", "a"],
+            "metric": ["train_seconds", "train_seconds", "train_seconds", "train_gmac"],
+            "machine": ["fast", "slow", "slow", "fast"],
+        }
+    )
+    kept, machine = study_home.timed_alike(rows)
+    assert machine == "slow"
+    assert kept.rows() == rows[1:].rows(), "other costs are counted, and stay"
+    assert study_home.timed_alike(rows[3:])[1] is None and len(study_home.timed_alike(rows[3:])[0]) == 1
 
 
 def test_a_run_starts_from_an_earlier_one():

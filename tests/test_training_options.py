@@ -13,7 +13,7 @@ from audiolib.files import read_sealed, write_sealed
 from audiolib.finish import HISTORY, write_history
 from audiolib.train import Trainer, fit
 from tests.recipes import job, phase, recipe
-from tests.test_train import ELASTIC, EQUAL, TWO_PHASES, Killed, same, weights
+from tests.test_resume import ELASTIC, EQUAL, TWO_PHASES, Killed, same, weights
 
 
 @pytest.mark.parametrize("settings", [EQUAL, ELASTIC])

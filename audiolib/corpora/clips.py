@@ -101,8 +101,8 @@ def _check(clips: pl.DataFrame) -> None:
     if len(lost):
         name, split, label = lost.row(0)
         raise AudiolibError(
-            f"class {label!r} has no training clip ({name} is in {split}); a class needs at least three "
-            "clips, or a split column that puts one into train"
+            f"class {label!r} has no training clip ({name} is in {split}); give it at least three clips, and at least "
+            "one in the training part of a split or fold column"
         )
     if len(trained) < 2:
         names = ", ".join(sorted(trained["label"].to_list())) or "none"
