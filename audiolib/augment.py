@@ -50,14 +50,17 @@ def add_noise(mel: np.ndarray, most: float, random: Random) -> np.ndarray:
     return mel + (random.random(mel.shape, dtype=np.float32) * np.float32(random.uniform(0, most))).astype(mel.dtype)
 
 
-def mix(mel: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+def mix(mel: np.ndarray, other: np.ndarray, share: float, power: int = 2) -> np.ndarray:
     """Mixup of two clips as sounds: their powers are added, which is what mixing unrelated waveforms does.
 
     Args:
-        mel: (t, f) natural log of power.
+        mel: (t, f) natural log of power, or of magnitude.
         other: (t, f) the second clip.
         share: amplitude of the first, `1 - share` of the second.
+        power: 2, or 1 for magnitudes.
     """
+    if power == 1:
+        return mix(2 * mel, 2 * other, share) / 2
     tiny = 1e-8
     one, two = (x + x.dtype.type(2 * np.log(part + tiny)) for x, part in ((mel, share), (other, 1 - share)))
     larger = np.maximum(one, two)

@@ -1,6 +1,7 @@
 """Resumable training state: hashed files, written atomically, the newest valid one wins."""
 
 import json
+import math
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -106,8 +107,7 @@ class Checkpoints:
 
     def others(self) -> str | None:
         """Of the newest unfinished run of the same stage, if it is another one: what it differs in, for a message."""
-        entries = sorted(self.folder.parent.glob("*/step-*.json"), key=lambda path: path.stat().st_mtime)
-        for path in reversed(entries):
+        for path in sorted(self.folder.parent.glob("*/step-*.json"), key=_age):
             with suppress(AudiolibError, KeyError, TypeError):
                 theirs = read_sealed(path)["fingerprint"]
                 keys = [key for key in {**theirs, **self.fingerprint} if theirs.get(key) != self.fingerprint.get(key)]
@@ -120,6 +120,14 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"), reverse=True)
+
+
+def _age(path: Path) -> float:
+    """Seconds, from some beginning, since a file was written; of one that its owner has just removed endless."""
+    try:
+        return -path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

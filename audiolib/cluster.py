@@ -85,6 +85,16 @@ def cluster_map(work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
     for task in tasks:
         waiting.append(remote.remote(task))
         if len(waiting) == ahead:
-            yield ray.get(waiting.popleft())
+            yield _result(ray, waiting.popleft())
     while waiting:
-        yield ray.get(waiting.popleft())
+        yield _result(ray, waiting.popleft())
+
+
+def _result(ray: Any, reference: Any) -> Any:
+    """What a task gave; of a user's mistake its one line, which Ray wraps in the traceback of the task."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, AudiolibError):
+            raise error.cause from None
+        raise

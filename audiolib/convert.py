@@ -53,11 +53,6 @@ def is_timm_vit(state: Mapping[str, Tensor]) -> bool:
     return "patch_embed.proj.weight" in state and "pos_embed" in state
 
 
-def is_hugging_face_ast(state: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of transformers' ASTForAudioClassification (or ASTModel)."""
-    return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in state)
-
-
 def from_timm_vit(state: Mapping[str, Tensor]) -> State:
     """A timm ViT or DeiT under this library's names.
 
@@ -135,7 +130,8 @@ def to_hugging_face_ast(model: SpectrogramTransformer, classes: list[str]) -> tu
     if not plain or config.patch[0] != config.patch[1] or not (config.border == "crop" or all(whole)):
         raise AudiolibError(
             "Hugging Face's AST has two prefix tokens, a position grid, square patches, and drops what does not fill "
-            "one; make the model with prefix_tokens: 2, and with border: crop where patches do not fill the spectrogram"
+            "one; train the model with architecture: {prefix_tokens: 2}, and with border: crop where patches do not "
+            "fill the spectrogram"
         )
     values = {
         "architectures": ["ASTForAudioClassification"],

@@ -2,32 +2,28 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 
 from audiolib.batches import pack
-from audiolib.dataset import Clips
 from audiolib.models import Classifier
-from audiolib.views import View
 
 Size = tuple[int, int]
 
 
-def mean_cost(model: Classifier, clips: Clips, view: View, size: Size) -> tuple[float, float]:
-    """Tokens, and 10^9 multiply-accumulates: means over the clips, each as long as it is shown."""
-    shown = Counter(seen_frames(clips, view))
-    tokens = sum(count * model.tokens(seen, size) for seen, count in shown.items()) / len(clips)
-    return tokens, sum(count * model.macs(seen, size) for seen, count in shown.items()) / len(clips) / 1e9
+def mean_cost(model: Classifier, frames: Sequence[int], size: Size) -> tuple[float, float]:
+    """Tokens, and 10^9 multiply-accumulates: means over clips.
 
-
-def seen_frames(clips: Clips, view: View) -> list[int]:
-    """Frames that a model sees of each clip."""
-    frames = [view.frames if view.padded else min(view.frames, own) for own in clips.frames.tolist()]
-    seen = {n: replace(view, frames=n).seen for n in set(frames)}
-    return [seen[n] for n in frames]
+    Args:
+        model: which.
+        frames: that it sees of each clip.
+        size: of its patches.
+    """
+    shown = Counter(frames)
+    tokens = sum(count * model.tokens(seen, size) for seen, count in shown.items()) / len(frames)
+    return tokens, sum(count * model.macs(seen, size) for seen, count in shown.items()) / len(frames) / 1e9
 
 
 class ClipMemory:
@@ -40,7 +36,6 @@ class ClipMemory:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.known: dict[tuple[Classifier, int, Size], float] = {}
-        self.warm: set[tuple[Classifier, Size]] = set()
 
     def mib(self, model: Classifier, frames: int, size: Size) -> float:
         """Of a clip of `frames` frames as the model sees them, in patches of `size`."""
@@ -48,17 +43,16 @@ class ClipMemory:
         if shape not in self.known:
             batch = pack([torch.zeros(frames, model.config.mel_bins)]).to(self.device)
             with torch.inference_mode():
-                if (model, size) not in self.warm:  # Resized kernels are made, and workspaces taken, once.
-                    model(batch, size)
-                    self.warm.add((model, size))
+                model(batch, size)  # What is made once for a shape, such as resized kernels, is no part of it.
                 self.known[shape] = peak_memory(lambda: model(batch, size), self.device)
         return self.known[shape]
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> float:
-    """MiB of tensors by which a run raises what its device's allocator holds; exact, so the same in every run.
+    """MiB of tensors by which a run raises what its device's allocator holds.
 
-    Memory that a library takes past torch's allocator does not count.
+    It is exact, and so the same in every run that follows another. Memory that a library takes past torch's allocator
+    does not count.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -89,6 +89,11 @@ class Clips:
         target[rows, self.labels[first[rows] + within]] = 1.0
         return target
 
+    @property
+    def power(self) -> int:
+        """Of the amplitudes whose logarithm the log-mel is: 2, or 1 for magnitudes (papers.md 4.3)."""
+        return 1 if self.frontend.get("kind") == "stft" else 2
+
     def normalised(self, mel: np.ndarray) -> np.ndarray:
         """(x - mean) / (2 std): mean 0, standard deviation 0.5, as AST has it."""
         return (mel - np.float32(self.mean)) * np.float32(0.5 / self.std)
@@ -102,7 +107,7 @@ class Clips:
             return self.held.mel(index)[:: int(hop)].astype(np.float32)
         from audiolib.frontend import Frontend, from_int16, log_mel
 
-        settings = Frontend(**{**self.frontend, "hop_ms": self.frontend["hop_ms"] * hop})
+        settings = Frontend(**{**self.frontend, "hop_ms": round(self.frontend["hop_ms"] * hop, 6)})
         return self.held.at_hop(index, hop, lambda wave: log_mel(from_int16(wave), settings))
 
 

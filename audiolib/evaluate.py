@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from audiolib.costs import ClipMemory, mean_cost, seen_frames
+from audiolib.costs import ClipMemory, mean_cost
 from audiolib.dataset import Clips, read_split
 from audiolib.errors import AudiolibError
 from audiolib.files import code_digest, digest, scratch_folder, sha256_file
@@ -97,8 +97,10 @@ def sweep(
         parts = [np.load(kept / f"{number}-{piece.start}.npz") for piece in pieces]
         logits = np.concatenate([part["logits"] for part in parts])
         frame_ms = np.concatenate([part["frame_ms"] for part in parts])
-        ms = _mean_ms(np.array(seen_frames(clips, task.view)), frame_ms)
-        _report(task, clips, grid, {**common, "ms": ms}, logits, memory, found)
+        frames = np.concatenate([part["frames"] for part in parts])
+        tokens, gmac = mean_cost(task.model, frames.tolist(), task.size)
+        costs = {"ms": _mean_ms(frames, frame_ms), "tokens": tokens, "gmac": gmac}
+        _report(task, clips, grid, {**common, **costs}, logits, memory, found)
     return found
 
 
@@ -157,7 +159,6 @@ def _report(
 ) -> None:
     """Add what a cell's logits tell to an outcome."""
     entry, card, view, size = task.entry, task.card, task.view, task.size
-    tokens, gmac = mean_cost(task.model, clips, view, size)
     shape = {
         "stage": entry.stage,
         "patch_f": size[0],
@@ -171,8 +172,6 @@ def _report(
         "model": entry.name,
         "split": grid.split,
         "n": len(clips),
-        "tokens": tokens,
-        "gmac": gmac,
         "mib": memory.mib(task.model, view.seen, size),
     }
     target = clips.target

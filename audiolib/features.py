@@ -34,7 +34,7 @@ from audiolib.files import (
 )
 from audiolib.frontend import BadClip, Frontend, decode, log_mel, to_int16
 from audiolib.progress import say, track
-from audiolib.shards import SCHEMA_VERSION, Row, ShardInfo, finished_shard, index_entry, write_shard
+from audiolib.shards import SCHEMA_VERSION, Row, ShardInfo, finished_shard, write_shard
 
 # Starting a worker costs seconds (it imports torch); below this many clips for each, one process is faster.
 _CLIPS_PER_WORKER = 2000
@@ -101,7 +101,7 @@ def extract(download: Path, section: FeaturesSection, out: Path, scratch: Path) 
             "classes": list(making.classes),
             "frontend": asdict(frontend),
             "waveform": section.waveform,
-            "shards": [index_entry(shard) for shard in shards],
+            "shards": [asdict(shard) for shard in shards],
         },
     )
 
@@ -248,7 +248,7 @@ def _judge(rejects: list[Reject], limit: int, shards: list[ShardInfo]) -> None:
         first = rejects[0]
         raise AudiolibError(
             f"{len(rejects)} clips cannot be used and features.max_rejects is {limit}; the first is {first.path}: "
-            f"{first.reason}; mend or remove them, or raise the limit"
+            f"{first.reason}; mend them, or remove them and run `dvc repro -f download`, or raise the limit"
         )
     for split in SPLITS:
         if not sum(shard.clips for shard in shards if shard.split == split):

@@ -67,15 +67,17 @@ def _so_far(listener: Listener, stream: Stream, path: Path, end: float) -> Heard
 def _frames(path: Path, total: float, frontend: Frontend) -> Iterator[np.ndarray]:
     """The log-mel of a file, (t, f) frames at a time: what `log_mel` gives of the whole."""
     rate, hop = frontend.sample_rate, int(frontend.sample_rate * frontend.hop_ms * 0.001)
-    held = np.zeros(0, np.float32)
+    held, skip = np.zeros(0, np.float32), 0
     for start in range(0, math.ceil(total), BLOCK):
         # A second more on both sides, for resampling to begin and end in; whole seconds keep the samples in line.
         before = min(start, 1)
         found = decode(path, rate, start - before, min(total, start + BLOCK + 1))
-        held = np.concatenate([held, found[before * rate : (before + BLOCK) * rate]])
+        held = np.concatenate([held, found[before * rate + skip : (before + BLOCK) * rate]])
+        skip = 0
         if start == 0 and total <= BLOCK:
             held = np.pad(held, (0, max(0, frontend.window_samples - len(held))))  # Shorter than a window.
         if len(held) >= frontend.window_samples:
             mel = log_mel(held, frontend)
+            skip = max(0, len(mel) * hop - len(held))  # Between two windows, where a hop is longer than one.
             held = held[len(mel) * hop :]
             yield mel

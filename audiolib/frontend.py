@@ -32,10 +32,6 @@ class Frontend:
         """Samples of one analysis window."""
         return int(self.sample_rate * self.window_ms / 1000)
 
-    def frames(self, seconds: float) -> int:
-        """Frames that a clip length stands for: 1.28 s at 10 ms are 128."""
-        return max(1, round(seconds * 1000 / self.hop_ms))
-
 
 def decode(path: Path, rate: int, start: float | None = None, end: float | None = None) -> np.ndarray:
     """Read a wav, flac, ogg or mp3 file as mono at `rate` Hz.
@@ -108,8 +104,8 @@ def _cut_short(path: Path) -> bool:
             chunk = handle.read(8)
             length = int.from_bytes(chunk[4:], "little")
             if chunk[:4] == b"data":
-                # A stream's writer may leave the length open: 0 or the largest number.
-                return 0 < length < 0xFFFFFF00 and place + 8 + length > size
+                # Who writes into a pipe cannot know the length: SoX says 0x7FFFF000, others more, or 0.
+                return length > 0 and place + 8 + length > size and not length >= 0x7FFFF000 > size
             place += 8 + length + length % 2
     return False
 

@@ -95,7 +95,7 @@ class Listener:
         """How windows of so many seconds are shown to the model, and the log-mel that this takes."""
         view = view_of(self.card, Cell(self.patch, window, self.hop_ms))
         frontend = Frontend(**{key: self.card.frontend[key] for key in _FRONTEND if key in self.card.frontend})
-        return view, replace(frontend, hop_ms=frontend.hop_ms * view.hop)
+        return view, replace(frontend, hop_ms=round(frontend.hop_ms * view.hop, 6))
 
     def normalised(self, mel: np.ndarray) -> np.ndarray:
         """Log-mel as the model knows it: by the mean and twice the deviation of its training clips."""
@@ -133,8 +133,8 @@ class Listener:
 
         Args:
             paths: of wav, flac, ogg or mp3 files of any rate and channel count.
-            window: seconds; null = the length that the model was trained at. The last window of a file is moved back so
-                that it is full; a shorter file is one window.
+            window: seconds; null = the length that the model was trained at, 30 s for one that takes any. The last
+                window of a file is moved back so that it is full; a shorter file is one window.
             stride: seconds from one window to the next; null = no overlap.
             embed: give embeddings instead of probabilities.
             bad: told path and reason of a file that cannot be read; null = such a file is an error.
@@ -181,10 +181,17 @@ def window_starts(total: float, window: float, stride: float) -> list[float]:
 
 
 def whole_files(windows: Iterable[Heard]) -> Iterator[Heard]:
-    """One entry a file: the mean over its windows."""
-    for path, group in groupby(windows, key=lambda heard: heard.path):
+    """One entry a file: the mean over its windows. A file begins with the window at 0 s; it may be asked for twice."""
+    begun = 0
+
+    def number(heard: Heard) -> int:
+        nonlocal begun
+        begun += heard.start == 0
+        return begun
+
+    for _, group in groupby(windows, key=number):
         every = list(group)
-        yield Heard(path, every[0].start, every[-1].end, np.mean([heard.values for heard in every], axis=0))
+        yield Heard(every[0].path, every[0].start, every[-1].end, np.mean([heard.values for heard in every], axis=0))
 
 
 def top(values: np.ndarray, classes: list[str], count: int) -> list[tuple[str, float]]:

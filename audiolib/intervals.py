@@ -155,7 +155,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Difference:
     drawn = np.array([gained[random.integers(clips, size=clips)].mean() for _ in range(PAIRED_RESAMPLES)])
     fewest, most = sorted(map(len, models))
     if most > 1:
-        drawn += _seed_drawings([scores.mean(1) for scores in models], random)
+        drawn += _seed_drawings([scores.mean(1) for scores in models], clips, random)
     low, high = np.percentile(drawn, [2.5, 97.5])
     if most > 1:
         p, test = (
@@ -169,7 +169,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Difference:
     return Difference(float(gained.mean()), float(low), float(high), p, test)
 
 
-def _seed_drawings(means: list[np.ndarray], random: np.random.Generator) -> np.ndarray:
+def _seed_drawings(means: list[np.ndarray], clips: int, random: np.random.Generator) -> np.ndarray:
     """How far the difference between two models would move, if both were trained with other seeds.
 
     A few seeds tell their spread badly: the drawings are Student's t, with the degrees of freedom of Welch and
@@ -177,19 +177,22 @@ def _seed_drawings(means: list[np.ndarray], random: np.random.Generator) -> np.n
 
     Args:
         means: of each model, (seeds,) its score; one of them may have a single seed.
+        clips: that the scores are means over.
         random: their order among the drawings of clips.
     """
     from scipy.stats import t
 
     several = [scores for scores in means if len(scores) > 1]
+    # Seeds with equally many right clips have a spread, too: less than one clip tells it.
+    spreads = [max(float(scores.var(ddof=1)), 1 / (2 * clips**2)) for scores in several]
     if len(several) == 1:
-        variance = several[0].var(ddof=1) * sum(1 / len(scores) for scores in means)
+        variance = spreads[0] * sum(1 / len(scores) for scores in means)
         freedom = len(several[0]) - 1.0
     else:
-        parts = [scores.var(ddof=1) / len(scores) for scores in means]
+        parts = [spread / len(scores) for spread, scores in zip(spreads, means, strict=True)]
         variance = sum(parts)
         unsure = sum(part**2 / (len(scores) - 1) for part, scores in zip(parts, means, strict=True))
-        freedom = variance**2 / unsure if unsure else 1.0
+        freedom = variance**2 / unsure
     # One from each of as many equal shares: how long the tails are is no luck.
     shares = (random.permutation(PAIRED_RESAMPLES) + 0.5) / PAIRED_RESAMPLES
     return math.sqrt(variance) * t.ppf(shares, freedom)
@@ -208,7 +211,8 @@ def _mcnemar(only_first: int, only_second: int) -> float:
 
 
 def _sign_flips(gained: np.ndarray) -> float:
-    random = rng(0, "flips")
-    signs = random.choice([-1.0, 1.0], (PAIRED_RESAMPLES, len(gained)))
-    as_large = np.abs(signs @ gained) >= abs(gained.sum()) - 1e-12
-    return float((as_large.sum() + 1) / (PAIRED_RESAMPLES + 1))
+    random, as_large = rng(0, "flips"), 0
+    for _ in range(PAIRED_RESAMPLES):  # One at a time: all at once would take gigabytes for many clips.
+        flipped = gained @ random.choice([-1.0, 1.0], len(gained))
+        as_large += abs(flipped) >= abs(gained.sum()) - 1e-12
+    return float((as_large + 1) / (PAIRED_RESAMPLES + 1))

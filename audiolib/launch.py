@@ -63,7 +63,10 @@ def scaled(recipe: Recipe, scale: int) -> Recipe:
     steps = recipe.steps
     if steps is not None:
         steps = steps.model_copy(update={"start": steps.start * scale, "every": steps.every * scale})
-    return recipe.model_copy(update={"phases": phases, "steps": steps})
+    averaging = recipe.averaging
+    if averaging is not None and averaging.last_epochs is not None:
+        averaging = averaging.model_copy(update={"last_epochs": averaging.last_epochs * scale})
+    return recipe.model_copy(update={"phases": phases, "steps": steps, "averaging": averaging})
 
 
 def run(job: Job, on_epoch: OnEpoch | None = None) -> None:

@@ -139,13 +139,15 @@ class Epoch(Dataset):
         """
         clips, augment = self.clips, self.augment
         random = rng(self.seed, "clip", self.number, int(clips.keys[index]), *again)
-        mel = view.fit(clips.log_mel(index, view.hop), random, clips.mean)
+        sound = clips.log_mel(index, view.hop)
+        mel = view.fit(sound, random, clips.mean)
         target = clips.targets([index])[0]
         if augment.mixup and random.uniform() < augment.mixup:
             second = self._partner(index, random)
             share = float(random.beta(10, 10))
-            other = fit_length(clips.log_mel(second, view.hop), len(mel), random, fill=clips.mean)
-            mel = mix(mel, other, share)
+            other = clips.log_mel(second, view.hop)
+            mel = mix(mel, fit_length(other, len(mel), random, fill=clips.mean), share, clips.power)
+            mel[max(len(sound), len(other)) :] = clips.mean  # Where both are padding, so is their sum.
             target = share * target + (1 - share) * clips.targets([second])[0]
         mel = clips.normalised(mel)
         # In seconds at every resolution, and no larger a part of a short clip than of a long one.

@@ -40,8 +40,12 @@ def pick(
         if limit is not None:
             within = within.filter(pl.col(cost) <= limit)
     if within.is_empty():
-        least = ", ".join(f"{cells[cost].min():.3g} {cost}" for cost, limit in limits.items() if limit is not None)
-        raise AudiolibError(f"nothing that was measured is that cheap; the least is {least}")
+        asked = [cost for cost, limit in limits.items() if limit is not None]
+        if unknown := [cost for cost in asked if cells[cost].null_count() == len(cells)]:
+            raise AudiolibError(f"{' and '.join(unknown)} of these were not measured; choose by another limit")
+        least = ", ".join(f"{cells[cost].min():.3g} {cost}" for cost in asked)
+        each = ", each in a cell of its own" if len(asked) > 1 else ""
+        raise AudiolibError(f"nothing that was measured is that cheap; the least is {least}{each}")
     if min_score is not None:
         good = within.filter(pl.col("value") >= min_score)
         if good.is_empty():
@@ -50,5 +54,5 @@ def pick(
             )
         within = good
     if min_score is not None and all(limit is None for limit in limits.values()):
-        return within.sort(["ms", "value"], descending=[False, True])
-    return within.sort(["value", "ms"], descending=[True, False])
+        return within.sort(["ms", "value"], descending=[False, True], nulls_last=True)
+    return within.sort(["value", "ms"], descending=[True, False], nulls_last=True)

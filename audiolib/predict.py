@@ -50,7 +50,7 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise AudiolibError("train.device is cuda, but torch finds no CUDA device; set it to auto or cpu")
+        raise AudiolibError("torch finds no CUDA device; set the device (train.device, or --device) to auto or cpu")
     return torch.device(name)
 
 
@@ -70,7 +70,7 @@ def use_bf16(precision: str, device: torch.device) -> bool:
 
 def has_bf16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 itself."""
-    return torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bf16()
+    return torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bf16()
 
 
 def cpu_has_bf16() -> bool:

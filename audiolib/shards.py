@@ -7,9 +7,10 @@ and the index a sha256 of every file: without verification a flipped byte would 
 """
 
 import json
+import os
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from mmap import mmap
 from pathlib import Path
@@ -122,10 +123,10 @@ def write_shard(path: Path, split: str, rows: list[Row], header: dict[str, Any])
         }
     ).cast(_SCHEMA)
     if header.get("waveform"):
-        waves = [row.wave for row in rows if row.wave is not None]
-        table = table.append_column(_WAVE, _lists(waves, np.int16))
+        table = table.append_column(_WAVE, _lists([row.wave for row in rows if row.wave is not None], np.int16))
     stamp = json.dumps({"schema": SCHEMA_VERSION, **header, **sums}, sort_keys=True)
     table = table.replace_schema_metadata({"audiolib": stamp})
+    lists = [name for name in table.column_names if name in _ENCODING]
     with atomic_path(path) as temporary:
         pq.write_table(
             table,
@@ -135,9 +136,7 @@ def write_shard(path: Path, split: str, rows: list[Row], header: dict[str, Any])
             compression_level=1,
             use_dictionary=False,
             write_statistics=False,
-            column_encoding={
-                f"{name}.list.element": _ENCODING[name] for name in table.column_names if name in _ENCODING
-            },
+            column_encoding={f"{name}.list.element": _ENCODING[name] for name in lists},
             write_page_checksum=True,
         )
     return ShardInfo(file=path.name, sha256=sha256_file(path), **sums)
@@ -147,9 +146,11 @@ _ENCODING = {"log_mel": "BYTE_STREAM_SPLIT", "wave": "DELTA_BINARY_PACKED"}
 
 
 def _lists(values: list[np.ndarray], kind: type[np.generic]) -> pa.ListArray:
-    offsets = np.cumsum([0, *(value.size for value in values)], dtype=np.int32)
+    offsets = np.cumsum([0, *(value.size for value in values)], dtype=np.int64)
+    if offsets[-1] > np.iinfo(np.int32).max:  # Larger ones would wrap around without a word.
+        raise AudiolibError(f"{len(values)} clips are too long for one shard; set features.clips_per_shard lower")
     flat = np.concatenate(values) if values else np.empty(0, kind)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat))
 
 
 def finished_shard(path: Path, header: dict[str, Any]) -> ShardInfo | None:
@@ -169,10 +170,18 @@ def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns, page_checksum_verification=True, use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise AudiolibError(f"shard {path} is damaged ({' '.join(str(error).split())}); {_MEND}") from error
+        raise _unreadable(path, error) from error
 
 
 _MEND = "delete data/features and run `dvc repro features`"
+_MOST_OPEN = 64  # Files of a folder; a process may often have 1,024, and AudioSet has four times as many shards.
+
+
+def _unreadable(path: Path, error: Exception) -> AudiolibError:
+    """What the system refuses (its errors have a number) says nothing against the shard."""
+    if getattr(error, "errno", None):
+        return AudiolibError(f"cannot read shard {path}: {os.strerror(error.errno)}")
+    return AudiolibError(f"shard {path} is damaged ({' '.join(str(error).split())}); {_MEND}")
 
 
 class ShardFolder:
@@ -221,30 +230,36 @@ class ShardFolder:
 
     def group(self, shard: ShardInfo, number: int, waveform: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Log-mel, and sound if wanted, of one row group; a shard is verified when its first group is read."""
-        path = self._path(shard)
+        columns = ["log_mel"] + (["wave"] if waveform else [])
         try:
-            if shard.file not in self._open:
-                if not self._verified[place := self.shards.index(shard)]:
-                    self._verify(shard)
-                    self._verified[place] = 1
-                self._open[shard.file] = pq.ParquetFile(path, page_checksum_verification=True)
-            columns = ["log_mel"] + (["wave"] if waveform else [])
-            table = self._open[shard.file].read_row_group(number, columns, use_threads=False)
+            table = self._opened(shard).read_row_group(number, columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
-            raise AudiolibError(f"shard {path} is damaged ({' '.join(str(error).split())}); {_MEND}") from error
+            raise _unreadable(self.folder / shard.file, error) from error
         mels = [mel.reshape(-1, self.frontend["mel_bins"]) for mel in _arrays(table, "log_mel")]
         return mels, _arrays(table, "wave") if waveform else []
 
-    def rows(self, split: str, waveform: bool = False) -> Iterator[Row]:
-        """Every clip of a split in the order of the shards; each file is verified before its first row is given.
+    def _opened(self, shard: ShardInfo) -> pq.ParquetFile:
+        """Of many shards those read last stay open."""
+        file = self._open.pop(shard.file, None)
+        if file is None:
+            path = self._path(shard) if self._verified[place := self.shards.index(shard)] else self._verify(shard)
+            file, self._verified[place] = pq.ParquetFile(path, page_checksum_verification=True), 1
+            if len(self._open) == _MOST_OPEN:
+                self._open.pop(next(iter(self._open))).close()
+        self._open[shard.file] = file
+        return file
 
-        Raises:
-            AudiolibError: the sound is asked for and these shards hold none.
-        """
+    def rows(self, split: str, waveform: bool = False) -> Iterator[Row]:
+        """Every clip of a split in the order of the shards; each file is verified before its first row is given."""
         self._check_sound(waveform)
-        for shard in self.shards:
-            if shard.split == split:
-                yield from self._rows(shard, waveform)
+        columns = ["id", "label", "log_mel"] + (["wave"] if waveform else [])
+        for shard in [shard for shard in self.shards if shard.split == split]:
+            table = _read_table(self._verify(shard), columns)
+            mels = [mel.reshape(-1, self.frontend["mel_bins"]) for mel in _arrays(table, "log_mel")]
+            waves = _arrays(table, "wave") if waveform else [None] * len(mels)
+            names, labels = table["id"].to_pylist(), table["label"].to_pylist()
+            for name, label, mel, wave in zip(names, labels, mels, waves, strict=True):
+                yield Row(name, tuple(label), mel, wave)
 
     def _check_sound(self, waveform: bool) -> None:
         if waveform and not self.waveform:
@@ -265,17 +280,6 @@ class ShardFolder:
             raise AudiolibError(f"shard {path} is damaged (its sha256 is not that of index.json); {_MEND}")
         return path
 
-    def _rows(self, shard: ShardInfo, waveform: bool) -> Iterator[Row]:
-        path = self._verify(shard)
-        columns = ["id", "label", "log_mel"] + (["wave"] if waveform else [])
-        table = _read_table(path, columns)
-        mels = _arrays(table, "log_mel")
-        waves = _arrays(table, "wave") if waveform else [None] * len(mels)
-        bands = self.frontend["mel_bins"]
-        names, labels = table["id"].to_pylist(), table["label"].to_pylist()
-        for name, label, mel, wave in zip(names, labels, mels, waves, strict=True):
-            yield Row(name, tuple(label), mel.reshape(-1, bands), wave)
-
 
 def _arrays(table: pa.Table, name: str) -> list[np.ndarray]:
     column = table.column(name).combine_chunks()
@@ -293,8 +297,3 @@ def column_bytes(folder: Path) -> dict[str, int]:
             name = column.path_in_schema.split(".")[0]
             held[name] = held.get(name, 0) + column.total_compressed_size
     return held
-
-
-def index_entry(shard: ShardInfo) -> dict[str, Any]:
-    """A shard as index.json holds it."""
-    return asdict(shard)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from audiolib.files import new_folder, write_text
+from audiolib.files import disk_errors, new_folder, write_text
 from audiolib.models import plain_config
 from audiolib.page import Table, markdown_table
 from audiolib.pretrained import FILES, Card, load, load_card, located
@@ -32,11 +32,13 @@ def share(model: Path, results: Path, out: Path) -> None:
     rows = own_rows(record.rows, model)
     kind = str(plain_config(network)["kind"])
     told = (kind, sum(parameter.numel() for parameter in network.parameters()))
-    out.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        shutil.copyfile(model / name, out / name)
-    rows.write_parquet(out / "rows.parquet")
-    write_text(out / "README.md", render(out.resolve().name, told, card, record, rows))
+    page = render(out.resolve().name, told, card, record, rows)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copyfile(model / name, out / name)
+        rows.write_parquet(out / "rows.parquet")
+    write_text(out / "README.md", page)
 
 
 def render(name: str, told: tuple[str, int], card: Card, record: Record, rows: pl.DataFrame) -> str:

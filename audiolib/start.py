@@ -56,7 +56,8 @@ def teacher(job: Job, device: torch.device) -> Teacher:
     """The model that `distill` learns from: that of `job.start`, at its own patch size and normalisation.
 
     Raises:
-        AudiolibError: there is no start, or it is not a model that was trained on these classes and such log-mel.
+        AudiolibError: there is no start, it is not a model that was trained on these classes and such log-mel at full
+            resolution, or noise would hide the padding from it.
     """
     if job.start is None or not job.start.is_dir():
         raise AudiolibError(
@@ -68,6 +69,10 @@ def teacher(job: Job, device: torch.device) -> Teacher:
         raise AudiolibError(f"{job.stage}.distill: {job.start} knows other classes than {job.features}")
     if card.heard(shards.frontend) != shards.frontend:
         raise AudiolibError(f"{job.stage}.distill: {job.start} was trained on other log-mel than {job.features} has")
+    if card.compression != 1 and card.method != "patchify":
+        raise AudiolibError(f"{job.stage}.distill: {job.start} knows coarse log-mel alone; let its last phase be fine")
+    if card.fill and job.recipe.augment.noise:
+        raise AudiolibError(f"{job.stage}.distill: {job.start} knows padding by its value, which augment.noise hides")
     own, theirs = shards.stats, card.frontend
     shift = (own["mean"] - theirs["mean"]) / (2 * theirs["std"])
     return Teacher(model, card.patch, own["std"] / theirs["std"], shift, card.fill)

@@ -50,10 +50,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Found:
-    """What a model said of the clips of a piece: logits (clips, c), and milliseconds per frame that it saw."""
+    """What a model said of the clips of a piece: logits (clips, c), the frames it saw of each, milliseconds a frame."""
 
     view: View
     logits: np.ndarray
+    frames: np.ndarray
     frame_ms: np.ndarray
 
 
@@ -89,7 +90,7 @@ def ask(
                     before = shorter.get(task.series)
                     result = _result(task, clips, piece, shown[known], before, batch_frames, memory)
                     with atomic_path(path, synced=False) as temporary, temporary.open("wb") as file:
-                        np.savez(file, logits=result.logits, frame_ms=result.frame_ms)
+                        np.savez(file, logits=result.logits, frames=result.frames, frame_ms=result.frame_ms)
                 if not task.view.padded:
                     shorter[task.series] = result
                 yield
@@ -99,7 +100,7 @@ def _kept(path: Path, view: View) -> Found | None:
     """What an earlier sweep left in a file; nothing where there is none, or one that a power cut has torn."""
     try:
         with np.load(path) as told:
-            return Found(view, told["logits"], told["frame_ms"])
+            return Found(view, told["logits"], told["frames"], told["frame_ms"])
     except (FileNotFoundError, BadZipFile, EOFError, KeyError, ValueError):
         return None
 
@@ -116,22 +117,26 @@ def _result(
     """What a model says of each clip; of those that it saw whole at a shorter length (`before`), what it said then."""
     cut = [before is None or len(mel) > before.view.fetched for mel in mels]
     asked = [place for place, new in zip(piece, cut, strict=True) if new]
-    result = Found(task.view, np.empty((len(piece), len(task.card.classes)), np.float32), np.empty(len(piece)))
+    size, classes = len(piece), len(task.card.classes)
+    result = Found(task.view, np.empty((size, classes), np.float32), np.empty(size, np.int64), np.empty(size))
+    parts = result.logits, result.frames, result.frame_ms
     if before is not None:
-        result.logits[:], result.frame_ms[:] = before.logits, before.frame_ms
+        for part, known in zip(parts, (before.logits, before.frames, before.frame_ms), strict=True):
+            part[:] = known
     if asked:
         own = [mel for mel, new in zip(mels, cut, strict=True) if new]
-        result.logits[cut], result.frame_ms[cut] = _timed_logits(task, clips, asked, own, batch_frames, memory)
+        for part, found in zip(parts, _timed_logits(task, clips, asked, own, batch_frames, memory), strict=True):
+            part[cut] = found
     return result
 
 
 def _timed_logits(
     task: Task, clips: Clips, places: Sequence[int], mels: list[np.ndarray], batch_frames: int, memory: ClipMemory
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (clips, c), and of each clip the milliseconds per frame that its batch took, without loading."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits (clips, c), the frames seen of each clip, and milliseconds per frame of its batch, without loading."""
     order = np.argsort([len(mel) for mel in mels], kind="stable")  # Attention takes clips of equal length in one call.
     sorted_places, sorted_mels = [places[n] for n in order], [mels[n] for n in order]
-    found, times = [], []
+    found, frames, times = [], [], []
     memory.mib(task.model, task.view.seen, task.size)  # Kernels are resized, and workspaces taken, before time counts.
     with torch.inference_mode():
         for batch in eval_batches(clips, task.view, batch_frames, sorted_places, sorted_mels):
@@ -139,6 +144,7 @@ def _timed_logits(
             started = time.perf_counter()
             found.append(task.model(batch, task.size).float().cpu())  # Waits for the device.
             taken = (time.perf_counter() - started) * 1000 / sum(batch.lengths)
+            frames += batch.lengths
             times += [taken] * len(batch)
     back = np.argsort(order)
-    return torch.cat(found).numpy()[back], np.array(times)[back]
+    return torch.cat(found).numpy()[back], np.array(frames)[back], np.array(times)[back]

@@ -8,7 +8,8 @@ from transformers import ASTConfig, ASTForAudioClassification
 
 from audiolib import create_model
 from audiolib.batches import pack
-from audiolib.convert import from_hugging_face_ast, from_timm_vit, is_hugging_face_ast, is_timm_vit, to_hugging_face_ast
+from audiolib.config.training import Architecture
+from audiolib.convert import from_hugging_face_ast, from_timm_vit, is_timm_vit, to_hugging_face_ast
 from audiolib.errors import AudiolibError
 from audiolib.models.patch import PatchEmbed
 from audiolib.models.resize import Resize
@@ -44,7 +45,7 @@ def sounds(frames: int, count: int = 3) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("stride", "frames"), [(16, 96), (10, 106), (10, 100)])
 def test_weights_of_transformers_give_the_same_logits_here(stride, frames):
     theirs = random_ast(stride, frames)
-    assert is_hugging_face_ast(theirs.state_dict()) and not is_timm_vit(theirs.state_dict())
+    assert not is_timm_vit(theirs.state_dict())
     config, state = from_hugging_face_ast(theirs.state_dict(), theirs.config.to_dict())
     ours = SpectrogramTransformer(config)
     ours.load_state_dict(state)
@@ -116,3 +117,9 @@ def test_resizing_a_kernel_as_timm_does(size, mode, antialias):
     torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
     wanted = resample_patch_embed(layer.weight[:, None].detach(), [size, size], mode, antialias)[:, 0]
     torch.testing.assert_close(layer.kernel((size, size)), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_preset_may_ask_for_what_transformers_can_compute():
+    section = Architecture(name="ast_nano", prefix_tokens=2).model_dump(exclude_none=True)
+    ours = create_model(section.pop("name"), len(CLASSES), frames=96, **section)
+    assert to_hugging_face_ast(ours, CLASSES)[0]["patch_size"] == 16

@@ -1,6 +1,7 @@
 """Clips on disk are the clips in memory; an epoch over them is exact, local, and within its memory."""
 
 from collections import Counter
+from dataclasses import asdict
 from itertools import chain
 
 import numpy as np
@@ -12,7 +13,7 @@ from audiolib.errors import AudiolibError
 from audiolib.files import write_json
 from audiolib.loader import Epoch, EqualSteps, batches
 from audiolib.order import clip_weights, epoch_order
-from audiolib.shards import ROWS_PER_GROUP, Row, ShardFolder, index_entry, write_shard
+from audiolib.shards import ROWS_PER_GROUP, Row, ShardFolder, write_shard
 from audiolib.views import View
 from tests.recipes import augment
 
@@ -40,7 +41,7 @@ def folder(tmp_path_factory):
         infos.append(write_shard(place / f"part-train-{number:05d}.parquet", "train", rows, {"waveform": True}))
     infos.append(write_shard(place / "part-valid-00000.parquet", "valid", rows[:9], {"waveform": True}))
     index = {"schema": 2, "corpus": "x", "multi_label": True, "classes": [f"c{k}" for k in range(CLASSES)]}
-    shards = {"frontend": frontend, "waveform": True, "shards": [index_entry(info) for info in infos]}
+    shards = {"frontend": frontend, "waveform": True, "shards": [asdict(info) for info in infos]}
     write_json(place / "index.json", index | shards)
     write_json(place / "stats.json", {"mean": 0.0, "std": 1.0})
     return place

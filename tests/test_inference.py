@@ -159,7 +159,13 @@ def test_top_is_sorted():
 FOLLOWS = {"directions": "fo-fo", "order": "time", "class_token": "end", "positions": "centre", "border": "pad"}
 
 
-FOLLOWED = [(16000, 23.3, 5.0, 10), (16000, 0.4, 1.0, 10), (44100, 21.0, 7.0, 10), (16000, 12.2, 4.0, 20)]
+FOLLOWED = [
+    (16000, 23.3, 5.0, 10),
+    (16000, 0.4, 1.0, 10),
+    (44100, 21.0, 7.0, 10),
+    (16000, 12.2, 4.0, 20),
+    (16000, 24.0, 4.5, 36),  # Longer than a window: samples between two windows are not heard.
+]
 
 
 @pytest.mark.parametrize("rate, seconds, every, hop", FOLLOWED)
@@ -185,3 +191,9 @@ def streaming_model(folder: Path) -> Path:
     torch.nn.init.normal_(model.head.weight, std=1.0, generator=torch.Generator().manual_seed(0))
     save_pretrained(model, Card(CLASSES, False, FRONTEND, (16, 16), 2500, 1, "none"), folder)
     return folder
+
+
+def test_a_file_that_is_named_twice_is_told_twice(folder, tmp_path):
+    path = sound(tmp_path / "a.wav", 1.3)
+    windows = list(Listener(folder).listen([path, path], window=0.5))
+    assert len(windows) == 6 and [heard.end for heard in whole_files(windows)] == [1.3, 1.3]

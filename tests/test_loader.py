@@ -203,3 +203,21 @@ def test_trim_cuts_the_start_and_leaves_a_frame():
     starts = {float(trim(mel, 3, random(seed))[0, 0]) for seed in range(100)}
     assert starts == {0, 2, 4, 6} and trim(mel, 3, random())[-1, 0] == 18
     assert {len(trim(mel[:1], 8, random(seed))) for seed in range(20)} == {1}
+
+
+@pytest.mark.parametrize("kind, window", [("kaldi", 25.0), ("stft", 10.0)])
+def test_mixed_log_mel_is_about_that_of_the_mixed_sound(kind, window):
+    frontend = Frontend(16000, 64, window, 10.0, kind)
+    one, two = (random().normal(0, level, 16000).astype(np.float32) for level in (0.1, 0.02))
+    two = np.roll(two, 777)
+    for share in (0.3, 0.5, 0.7):
+        wanted = log_mel(share * one + (1 - share) * two, frontend)
+        found = mix(log_mel(one, frontend), log_mel(two, frontend), share, 1 if kind == "stft" else 2)
+        assert abs(float((found - wanted).mean())) < 0.12, "0.3 to 0.4 where magnitudes are taken for powers"
+
+
+def test_where_both_clips_are_padding_so_is_their_mixture(clips):
+    whole = View(int(clips.frames.max()) + 50)
+    plain = augment(freq_mask=0, time_mask=0, mixup=1.0, roll=0, noise=0.0)
+    for batch in run(clips, whole, changes=plain):
+        assert bool((batch.mel.reshape(len(batch), whole.frames, -1)[:, -50:] == 0).all())

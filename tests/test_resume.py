@@ -186,3 +186,8 @@ def test_as_many_checkpoints_stay_as_are_asked_for(small_features, tmp_path, mon
         )
     )
     assert len(list(tmp_path.glob("scratch/checkpoints/*/*/*.safetensors"))) == 4
+
+
+def test_a_checkpoint_that_its_owner_has_just_removed_is_the_oldest(tmp_path):
+    (tmp_path / "a").touch()
+    assert sorted([tmp_path / "gone", tmp_path / "a"], key=checkpoint._age) == [tmp_path / "a", tmp_path / "gone"]

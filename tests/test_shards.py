@@ -1,6 +1,8 @@
 """Shards: what is written is read, equal input gives equal bytes, and no flipped byte passes."""
 
+import resource
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from audiolib.errors import AudiolibError
 from audiolib.files import read_sealed, write_json, write_sealed
-from audiolib.shards import SCHEMA_VERSION, Row, ShardFolder, finished_shard, index_entry, write_shard
+from audiolib.shards import SCHEMA_VERSION, Row, ShardFolder, _lists, finished_shard, write_shard
 
 HEADER = {"frontend": {"mel_bins": 8, "hop_ms": 10.0}, "waveform": True}
 
@@ -32,7 +34,7 @@ def folder(tmp_path) -> Path:
     write_json(tmp_path / "stats.json", {"mean": 0.0, "std": 1.0})
     write_json(
         tmp_path / "index.json",
-        {"schema": SCHEMA_VERSION, "classes": ["a", "b"], "multi_label": True, **HEADER, "shards": [index_entry(info)]},
+        {"schema": SCHEMA_VERSION, "classes": ["a", "b"], "multi_label": True, **HEADER, "shards": [asdict(info)]},
     )
     return tmp_path
 
@@ -107,9 +109,53 @@ def test_sound_that_was_not_kept_is_asked_for_in_one_line(tmp_path):
     header = {**HEADER, "waveform": False}
     info = write_shard(tmp_path / "part-train-00000.parquet", "train", rows(), header)
     write_json(tmp_path / "stats.json", {"mean": 0.0, "std": 1.0})
-    index = {"schema": SCHEMA_VERSION, "classes": ["a"], "multi_label": True, **header, "shards": [index_entry(info)]}
+    index = {"schema": SCHEMA_VERSION, "classes": ["a"], "multi_label": True, **header, "shards": [asdict(info)]}
     write_json(tmp_path / "index.json", index)
     shards = ShardFolder(tmp_path)
     assert len(list(shards.rows("train"))) == 40
     with pytest.raises(AudiolibError, match="set features\\.waveform to true"):
         next(shards.rows("train", waveform=True))
+
+
+@pytest.fixture
+def many(tmp_path) -> Path:
+    """Six shards of 20 clips."""
+    infos = [write_shard(tmp_path / f"part-train-{n:05d}.parquet", "train", rows(20, seed=n), HEADER) for n in range(6)]
+    write_json(tmp_path / "stats.json", {"mean": 0.0, "std": 1.0})
+    shards = {"shards": [asdict(info) for info in infos]}
+    write_json(
+        tmp_path / "index.json", {"schema": SCHEMA_VERSION, "classes": ["a"], "multi_label": True, **HEADER, **shards}
+    )
+    return tmp_path
+
+
+def _opened() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_of_many_shards_few_stay_open(many, monkeypatch):
+    monkeypatch.setattr("audiolib.shards._MOST_OPEN", 2)
+    folder, before = ShardFolder(many), _opened()
+    wanted = {n: [row.log_mel for row in rows(20, seed=n)] for n in range(6)}
+    for n in (0, 1, 2, 0, 3, 4, 5, 0):
+        for mel, own in zip(folder.group(folder.shards[n], 0, waveform=False)[0], wanted[n], strict=False):
+            np.testing.assert_array_equal(mel, own)
+        assert _opened() <= before + 2
+    assert list(folder._open) == ["part-train-00005.parquet", "part-train-00000.parquet"], "the last that were read"
+
+
+def test_what_the_system_refuses_is_no_damage(many):
+    folder, (soft, hard) = ShardFolder(many), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(AudiolibError, match=r"cannot read shard .*: Too many open files"):
+            folder.group(folder.shards[0], 0, waveform=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(folder.group(folder.shards[0], 0, waveform=False)[0]) == 16
+
+
+def test_a_shard_of_clips_too_long_for_it_is_one_line(tmp_path):
+    long = np.broadcast_to(np.zeros(1, np.float16), 2**30)
+    with pytest.raises(AudiolibError, match=r"3 clips are too long for one shard; set features\.clips_per_shard lower"):
+        _lists([long] * 3, np.float16)

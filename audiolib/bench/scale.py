@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from audiolib.frontend import Frontend
 from audiolib.loader import Epoch, EqualSteps, batches
 from audiolib.order import epoch_order
 from audiolib.progress import track
-from audiolib.shards import Row, index_entry, write_shard
+from audiolib.shards import Row, write_shard
 from audiolib.views import View
 
 CLIPS, CLASSES, BANDS, BATCH = 2_000_000, 527, 8, 64
@@ -105,7 +106,7 @@ def _write_shards(folder: Path) -> None:
     infos = []
     for number, rows in track(enumerate(_rows()), "shards", total=-(-CLIPS // 512), unit="shard"):
         info = write_shard(folder / f"part-train-{number:05d}.parquet", "train", rows, {"waveform": False})
-        infos.append(index_entry(info))
+        infos.append(asdict(info))
     shared = {"schema": 2, "corpus": "scale", "multi_label": True, "waveform": False, "shards": infos}
     frontend = {"sample_rate": 16000, "mel_bins": BANDS, "window_ms": 25.0, "hop_ms": 10.0}
     write_json(folder / "index.json", {**shared, "classes": list(map(str, range(CLASSES))), "frontend": frontend})

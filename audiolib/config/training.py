@@ -170,6 +170,7 @@ class Architecture(Section):
     border: Literal["pad", "crop", "overlap"] = "pad"
     resize: Resize = Resize()
     pool: Literal["attention", "mean"] | None = None
+    prefix_tokens: Literal[0, 1, 2] | None = None
     directions: Literal["fo-fo", "fo-bi", "bi-bi"] | None = None
     class_token: Literal["head", "mid", "end", "double", "mean"] | None = None
     order: Literal["frequency", "time"] | None = None

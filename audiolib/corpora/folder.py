@@ -9,7 +9,7 @@ import polars as pl
 
 from audiolib.config.corpus import DownloadSection, FolderSource
 from audiolib.corpora.clips import SPLITS, Clip, as_table
-from audiolib.corpora.local import SUFFIXES
+from audiolib.corpora.local import SUFFIXES, check_name
 from audiolib.corpora.splits import split_groups
 from audiolib.errors import AudiolibError
 from audiolib.files import user_path
@@ -31,7 +31,7 @@ def fetch(source: FolderSource, section: DownloadSection, folder: Path, store: P
         raise AudiolibError(f"download.folder: {root} is not a folder")
     rows = _table(root / source.table, source) if source.table else _class_folders(root)
     if source.fold is not None:
-        _give_folds(rows, source.fold, source.valid_fraction)
+        _give_folds(rows, source, source.fold)
     elif not any(row.get("split") for row in rows):
         _give_splits(rows, source)
     return as_table(_clip(row, root) for row in rows)
@@ -41,6 +41,8 @@ def _class_folders(root: Path) -> list[dict[str, Any]]:
     files = sorted(p for p in root.glob("*/**/*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise AudiolibError(f"{root} has no <class>/<clip> with a suffix among {' '.join(sorted(SUFFIXES))}")
+    for path in files:
+        check_name(path)
     return [{"path": str(p.relative_to(root)), "label": (p.relative_to(root).parts[0],)} for p in files]
 
 
@@ -96,8 +98,9 @@ def _labels(value: Any, source: FolderSource) -> tuple[str, ...]:
     if value is None:
         return ()
     if isinstance(value, list):
-        return tuple(sorted(map(str, value)))
-    parts = str(value).split(source.label_separator) if source.multi_label else [str(value)]
+        parts = [str(part) for part in value if part is not None]
+    else:
+        parts = str(value).split(source.label_separator) if source.multi_label else [str(value)]
     return tuple(sorted({part.strip() for part in parts if part.strip()}))
 
 
@@ -115,7 +118,7 @@ def _number(value: Any, kind: type, where: str) -> Any:
     return kind(number)
 
 
-def _give_folds(rows: list[dict[str, Any]], test: int, valid: float) -> None:
+def _give_folds(rows: list[dict[str, Any]], source: FolderSource, test: int) -> None:
     """The clips of one fold are the test, a part of the other folds' groups validation."""
     without = [row["path"] for row in rows if row["fold"] is None]
     if without:
@@ -127,7 +130,7 @@ def _give_folds(rows: list[dict[str, Any]], test: int, valid: float) -> None:
         raise AudiolibError(f"source.fold is {test}; the table has the folds {', '.join(map(str, folds))}")
     _keep_groups_whole(rows, "fold", "source.fold")
     rest = [(label, row["group"] or row["path"]) for row in rows if row["fold"] != test for label in row["label"]]
-    split = split_groups(rest, valid, test=0)
+    split = split_groups(rest, source.valid_fraction, test=0, several_labels=source.multi_label)
     for row in rows:
         row["split"] = "test" if row["fold"] == test else split[row["group"] or row["path"]]
 
@@ -143,7 +146,7 @@ def _give_splits(rows: list[dict[str, Any]], source: FolderSource) -> None:
                     f"class {label!r} has {count} separate clip{'s' * (count > 1)}; to be trained, validated and "
                     "tested a class needs at least three: add some, drop it, or give a split column"
                 )
-    split = split_groups(members, source.valid_fraction, source.test_fraction)
+    split = split_groups(members, source.valid_fraction, source.test_fraction, several_labels=source.multi_label)
     for row, group in zip(rows, groups, strict=True):
         row["split"] = split[group]
 

@@ -87,7 +87,20 @@ def _walk(root: Path, name_of: Callable[[Path], str]) -> Iterator[tuple[str, str
         for name in names:
             path = Path(folder) / name
             if path.suffix.lower() in SUFFIXES:
+                check_name(path)
                 yield name_of(path), str(path)
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that is no UTF-8, as old archives have them: no table can hold it.
+
+    Raises:
+        AudiolibError: it is none.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise AudiolibError(f"{os.fsencode(path)!r} has a name that is not UTF-8; rename it") from error
 
 
 def with_audio(table: pl.DataFrame, files: pl.DataFrame, max_missing: float, corpus: str, folder: Path) -> pl.DataFrame:

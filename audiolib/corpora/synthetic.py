@@ -14,6 +14,7 @@ import polars as pl
 
 from audiolib.config.corpus import DownloadSection, SyntheticSource
 from audiolib.corpora.clips import Clip, as_table
+from audiolib.files import disk_errors
 from audiolib.progress import track
 from audiolib.rng import rng
 
@@ -136,10 +137,11 @@ def fetch(source: SyntheticSource, section: DownloadSection, folder: Path, store
     for name, number in track(todo, "synthesis", total=len(todo), unit="clip"):
         sound = make_clip(name, number, source.seed)
         path = folder / name / f"{number:04d}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with wave.open(str(path), "wb") as out:
-            out.setparams((1, 2, RATE, sound.size, "NONE", ""))
-            out.writeframes((sound * 32767).astype("<i2").tobytes())
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with wave.open(str(path), "wb") as out:
+                out.setparams((1, 2, RATE, sound.size, "NONE", ""))
+                out.writeframes((sound * 32767).astype("<i2").tobytes())
         split = {0: "test", 1: "valid"}.get(number % 6, "train")
         clips.append(
             Clip(f"{name}/{number:04d}", f"{name}/{number:04d}.wav", (name,), split, seconds=sound.size / RATE)

@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,31 +29,39 @@ def library(source: Path) -> ctypes.CDLL:
     It is built for the vector instructions that torch itself uses here, once, into `$XDG_CACHE_HOME/audiolib`.
 
     Raises:
-        KernelUnavailable: no C++ compiler, or one that fails.
+        KernelUnavailable: no C++ compiler, one that fails, or no place for what it makes.
     """
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
-    if compiler is None:
+    if not compiler:
         raise KernelUnavailable(f"{source.stem} needs a C++ compiler (g++ or clang++) on first use")
-    compiling, linking = _commands(compiler, source)
+    compiling, linking = _commands(shlex.split(compiler), source)  # CXX may be `ccache g++`.
     texts = [path.read_text(encoding="utf-8") for path in (source, _HEADERS / "vector_math.h")]
     told = "\0".join([*texts, torch.__version__, *compiling, *linking])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "audiolib"
     target = folder / f"{source.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
     if not target.exists():
         print(f"compiling {source.name} with {compiler}, once (about 10 s)", file=sys.stderr, flush=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # Moved when whole: two processes may build at once.
-            built, step = Path(scratch) / target.name, Path(scratch) / "object.o"
-            for command in ([*compiling, "-o", str(step)], [*linking, str(step), "-o", str(built), *_libraries()]):
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-300:])
-                    raise KernelUnavailable(f"{compiler} cannot compile {source.name}: {reason.strip()}")
-            built.replace(target)
+        try:
+            _build(compiling, linking, target)
+        except OSError as error:
+            raise KernelUnavailable(f"{compiler} cannot build {target}: {error}") from error
     return ctypes.CDLL(str(target))
 
 
-def _commands(compiler: str, source: Path) -> tuple[list[str], list[str]]:
+def _build(compiling: list[str], linking: list[str], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Moved when whole: two processes may build at once.
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        built, step = Path(scratch) / target.name, Path(scratch) / "object.o"
+        for command in ([*compiling, "-o", str(step)], [*linking, str(step), "-o", str(built), *_libraries()]):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-300:])
+                raise KernelUnavailable(f"{command[0]} cannot compile {Path(compiling[-1]).name}: {reason.strip()}")
+        built.replace(target)
+
+
+def _commands(compiler: list[str], source: Path) -> tuple[list[str], list[str]]:
     """How to compile and how to link.
 
     In one step a compiler would add its own OpenMP library beside torch's, with threads of its own: what torch has
@@ -68,9 +77,9 @@ def _commands(compiler: str, source: Path) -> tuple[list[str], list[str]]:
     ]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
     # The runtime of clang's OpenMP has other names than torch's, which is GNU's on Linux.
-    threads = ["-fopenmp"] if sys.platform == "linux" and "clang" not in compiler else []
-    compiling = [compiler, "-std=c++20", "-O3", "-fPIC", "-c", *threads, abi, *vector, *includes, str(source)]
-    return compiling, [compiler, "-shared"]
+    threads = ["-fopenmp"] if sys.platform == "linux" and "clang" not in " ".join(compiler) else []
+    compiling = [*compiler, "-std=c++20", "-O3", "-fPIC", "-c", *threads, abi, *vector, *includes, str(source)]
+    return compiling, [*compiler, "-shared"]
 
 
 def _libraries() -> list[str]:

@@ -87,8 +87,8 @@ def build(config: dict[str, Any]) -> Classifier:
     if unknown:
         raise AudiolibError(f"unknown model setting {unknown[0]!r}; choose among: {', '.join(sorted(known))}")
     for key in ("patch", "stride"):
-        if values.get(key) is not None:
-            values[key] = tuple(values[key])
+        if (size := values.get(key)) is not None:
+            values[key] = (size, size) if isinstance(size, int) else tuple(size)
     if isinstance(values.get("resize"), dict):
         values["resize"] = Resize(**values["resize"])
     return make(shape(**values))

@@ -136,7 +136,7 @@ def _on(device: torch.device, lengths: tuple[int, ...]) -> Tensor:
 
 def kept_tokens(count: int, dropout: float) -> int:
     """Tokens of a clip that token dropout leaves; never none."""
-    return max(1, int((1 - dropout) * count))
+    return max(1, int((1 - dropout) * count + 1e-9))  # (1 - 0.9) * 20 is a little less than 2.
 
 
 def drop_tokens(

@@ -58,6 +58,8 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         check_choice("pool", self.pool, ("prefix", "attention", "mean"))
+        if self.width % 4 or self.width % self.heads:
+            raise AudiolibError(f"width {self.width} has to be a multiple of 4 and of heads, which are {self.heads}")
         if (self.pool == "prefix") != (self.prefix_tokens > 0):
             raise AudiolibError("pool 'prefix' goes with prefix tokens, any other pool with prefix_tokens: 0")
 

@@ -1,6 +1,7 @@
 """Your own audio: a folder for each class, or a table with any of the columns; bad ones are one line."""
 
-from collections import Counter
+import os
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import soundfile
 
 from audiolib.config.corpus import FolderSource
+from audiolib.corpora.splits import split_groups
 from audiolib.errors import AudiolibError
 from audiolib.files import read_json
 from tests.corpora import replicas
@@ -173,3 +175,39 @@ def test_a_class_with_one_clip_is_named(own, tmp_path):
     (own / "bird" / "only.wav").write_bytes(replicas.wav_bytes())
     with pytest.raises(AudiolibError, match="class 'bird' has 1 separate clip;"):
         clips_of(FolderSource(corpus="folder"), tmp_path, folder=str(own))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_with_several_labels_a_clip_every_class_has_a_training_clip(seed):
+    """Labels as rare as words are: of 80, the rarest have a handful of 1,000 clips."""
+    random = np.random.default_rng(seed)
+    shares = 1 / np.arange(1, 81)
+    members = [
+        (f"l{random.permutation(80)[0] if k else label:03d}", f"clip{clip}")
+        for clip in range(1000)
+        for k, label in enumerate(random.choice(80, random.integers(1, 4), replace=False, p=shares / shares.sum()))
+    ]
+    split = split_groups(members, valid=0.15, test=0.15, several_labels=True)
+    sides = defaultdict(set)
+    for label, clip in members:
+        sides[label].add(split[clip])
+    assert all("train" in found for found in sides.values())
+    counts = Counter(split.values())
+    assert 0.1 < counts["test"] / len(split) < 0.25 and 0.1 < counts["valid"] / len(split) < 0.25
+
+
+def test_a_name_that_is_no_utf8_is_one_line(own, tmp_path):
+    (own / "cat" / os.fsdecode(b"h\xfcnd.wav")).write_bytes(replicas.wav_bytes())
+    with pytest.raises(AudiolibError, match=r"h\\xfcnd\.wav' has a name that is not UTF-8; rename it"):
+        clips_of(FolderSource(corpus="folder"), tmp_path, folder=str(own))
+
+
+def test_labels_of_a_list_are_a_set_of_words(own, tmp_path):
+    rows = [
+        {"path": f"{name}/{i}.wav", "label": labels}
+        for name, labels in (("cat", ["b ", "b"]), ("dog", [None, "a", ""]))
+        for i in (0, 2, 4)
+    ]
+    pl.DataFrame(rows).write_parquet(own / "t.parquet")
+    source = FolderSource(corpus="folder", table="t.parquet", multi_label=True)
+    assert {clip.label for clip in clips_of(source, tmp_path, folder=str(own))} == {("a",), ("b",)}

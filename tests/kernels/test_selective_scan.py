@@ -227,3 +227,21 @@ def test_without_the_package_the_error_names_it():
     tensors, options = inputs("two tokens")
     with pytest.raises(KernelUnavailable, match="scan=mamba_ssm needs mamba-ssm"):
         mamba_ssm(**tensors, **options)
+
+
+def test_a_compiler_may_be_two_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", f"env {shutil.which('g++')}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "two.cpp").write_text('extern "C" int two() { return 2; }')
+    assert build.library.__wrapped__(tmp_path / "two.cpp").two() == 2
+
+
+def test_a_compiler_that_is_not_there_or_no_place_for_its_work_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "two.cpp").write_text('extern "C" int two() { return 2; }')
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    with pytest.raises(KernelUnavailable, match="cannot build /proc/none"):
+        build.library.__wrapped__(tmp_path / "two.cpp")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(KernelUnavailable, match="no-such-compiler cannot build"):
+        build.library.__wrapped__(tmp_path / "two.cpp")

@@ -102,6 +102,7 @@ def test_token_dropout_keeps_the_papers_share_and_depends_on_the_draw_alone():
     x = torch.arange(sum(lengths))[:, None]
     kept, counts = drop_tokens(x, lengths, 0.1, draws)
     assert counts == (90, 6, 1, 36) == tuple(kept_tokens(n, 0.1) for n in lengths)
+    assert (kept_tokens(20, 0.9), kept_tokens(10, 0.8), kept_tokens(90, 0.3)) == (2, 2, 63)
     parts = kept[:, 0].split(counts)
     for part, first, length in zip(parts, np.cumsum([0, *lengths]), lengths, strict=False):
         assert (part.diff() > 0).all() and part.min() >= first and part.max() < first + length

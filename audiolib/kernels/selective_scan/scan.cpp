@@ -35,8 +35,6 @@ struct Gradients {
 };
 
 int64_t scan_chunk() { return CHUNK; }
-
-int64_t scan_width() { return W; }
 }
 
 namespace {
