@@ -25,17 +25,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from audiolib.batches import pack
+    from audiolib.frontend import Frontend, decode, log_mel
     from audiolib.inference import Listener
     from audiolib.models import create_model, list_models
     from audiolib.pretrained import load
 
 __version__ = "0.1.0"
-__all__ = ["Listener", "create_model", "list_models", "load"]
+__all__ = ["Frontend", "Listener", "create_model", "decode", "list_models", "load", "log_mel", "pack"]
 _HOMES = {
+    "Frontend": "audiolib.frontend",
     "Listener": "audiolib.inference",
     "create_model": "audiolib.models",
+    "decode": "audiolib.frontend",
     "list_models": "audiolib.models",
     "load": "audiolib.pretrained",
+    "log_mel": "audiolib.frontend",
+    "pack": "audiolib.batches",
 }
 
 
@@ -44,3 +50,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'audiolib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """So that completion shows what there is."""
+    return [*__all__, "__version__"]

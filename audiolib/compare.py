@@ -3,7 +3,7 @@
 The report of a single run is a comparison of the models that its stages have trained.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -13,7 +13,7 @@ import polars as pl
 from audiolib.errors import AudiolibError
 from audiolib.files import digest
 from audiolib.folds import join_folds
-from audiolib.intervals import Difference, paired_difference
+from audiolib.intervals import Difference, holm, paired_difference
 from audiolib.progress import say
 from audiolib.record import Record, training_settings
 from audiolib.results import AXES, at_home, at_own_patch, main_metric, matrix
@@ -95,7 +95,9 @@ class Comparison:
         for first, second in combinations(scores, 2):
             one, other = (first, second) if scores[first].mean() >= scores[second].mean() else (second, first)
             found.append((one, other, paired_difference(scores[one], scores[other])))
-        return sorted(found, key=lambda pair: pair[2].p)
+        corrected = holm([difference.p for _, _, difference in found])
+        told = [(*pair, replace(d, corrected=p)) for (*pair, d), p in zip(found, corrected, strict=True)]
+        return sorted(told, key=lambda pair: pair[2].p)
 
 
 def compare(records: list[Record], stages: list[str] | None = None) -> Comparison:

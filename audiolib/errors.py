@@ -1,11 +1,12 @@
 """The one error type for mistakes a user can mend, and how a program reports it."""
 
+import argparse
 import sys
 from collections.abc import Callable, Iterable
 
 # Packages that not every installation has, by the extra that brings them.
 _EXTRAS = {
-    "pipeline": ("dvc", "mlflow", "matplotlib", "jinja2", "plotly", "ray"),
+    "pipeline": ("dvc", "mlflow", "matplotlib", "jinja2", "plotly", "ray", "scipy"),
     "export": ("onnx", "onnxscript"),
     "demo": ("gradio",),
 }
@@ -28,8 +29,15 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         raise AudiolibError(f"{name} is {value!r}; choose among: {', '.join(known)}")
 
 
-def run_main(main: Callable[[], None]) -> None:
-    """Run a program; a user's mistake becomes one line on stderr and exit status 1, never a traceback."""
+def run_main(main: Callable[[], None], alone: str | None = None) -> None:
+    """Run a program; a user's mistake becomes one line on stderr and exit status 1, never a traceback.
+
+    Args:
+        main: the program.
+        alone: what one without arguments does: with `--help` that is printed, with other words nothing is done.
+    """
+    if alone is not None:
+        argparse.ArgumentParser(description=alone.strip()).parse_args()
     try:
         main()
     except AudiolibError as error:

@@ -30,10 +30,13 @@ def read_evidence(name: str) -> pl.DataFrame:
 
 
 def append_rows(name: str, rows: list[dict[str, Any]], command: str) -> None:
-    """Add the result rows of one run; files are replaced as a whole, so that a crash leaves the old ones."""
+    """Add the result rows of one run, or put them in the place of older ones of it; files are replaced as a whole, so
+    that a crash leaves the old ones.
+    """
     more = table(rows).with_columns(*(pl.lit(value).alias(key) for key, value in origin(command).items()))
     with lock(scratch_folder(ROOT) / "evidence.lock"):
-        write_evidence(name, pl.concat([read_evidence(name), more]))
+        kept = read_evidence(name).join(more.select(_KEY), on=_KEY, how="anti", maintain_order="left")
+        write_evidence(name, pl.concat([kept, more]))
 
 
 def write_evidence(name: str, every: pl.DataFrame) -> None:

@@ -198,15 +198,15 @@ def study_lines(
         costs: for each corpus and model the 10^12 multiply-accumulates of training, and each seed's accuracy at home.
     """
     corpora, panels = rows["corpus"].unique(maintain_order=True).to_list(), [*measured_axes(rows), "cost"]
-    palette = mpl.colormaps["tab10" if len(order) <= 10 else "tab20"]
+    styles = _styles(order)
     figure = Figure(figsize=(5.2 * len(panels), 4.2 * len(corpora)), layout="constrained")
     grid = figure.subplots(len(corpora), len(panels), squeeze=False)
     for line, corpus in zip(grid, corpora, strict=True):
         for axes, panel in zip(line, panels, strict=True):
-            for number, model in enumerate(order):
+            for model in order:
                 own = rows.filter((pl.col("corpus") == corpus) & (pl.col("model") == model))
                 if len(own):
-                    style = {"color": palette(number), "marker": "os^DvPX"[number % 7], "ms": 4, "label": model}
+                    style = styles[model]
                     if panel == "cost" and (corpus, model) not in costs:
                         continue
                     if panel == "cost":
@@ -214,7 +214,7 @@ def study_lines(
                         axes.errorbar(cost, 100 * np.mean(shares), 100 * np.std(shares, ddof=len(shares) > 1), **style)
                     else:
                         x, y, spread = _line(own, panel)
-                        axes.errorbar(x, y, spread, lw=1.2, **style)
+                        axes.errorbar(x, y, spread, **style)
             where = " at home" if panel == "cost" else ""
             axes.set(title=corpus, xlabel=_LABELS[panel], ylabel=f"accuracy{where} (%)")
             axes.grid(alpha=0.3)
@@ -222,11 +222,24 @@ def study_lines(
     return figure
 
 
+def _styles(order: list[str]) -> dict[str, dict[str, Any]]:
+    """How each model is drawn; one that was trained coarse to fine as its single-phase self, dashed and hollow."""
+    kinds = list(dict.fromkeys(model.removesuffix(_COARSE) for model in order))
+    palette = mpl.colormaps["tab10" if len(kinds) <= 10 else "tab20"]
+    found = {}
+    for model in order:
+        number, coarse = kinds.index(model.removesuffix(_COARSE)), model.endswith(_COARSE)
+        line = {"ls": "--", "lw": 0.8, "elinewidth": 0.8, "mfc": "white"} if coarse else {"lw": 1.4}
+        found[model] = {"color": palette(number), "marker": "os^DvPX"[number % 7], "ms": 4, "label": model, **line}
+    return found
+
+
+_COARSE = " coarse to fine"
 _LABELS = {
     "patch": "patch size",
     "length": "clip length (s)",
     "hop": "hop (ms)",
-    "cost": "10^12 multiply-accumulates of training",
+    "cost": "10^12 multiply-accumulates of training, forward",
 }
 
 

@@ -59,6 +59,9 @@ class Listener:
         self.model, self.card = load(folder, str(self.device), scan=scan), load_card(folder)
         if (patch is not None and min(patch) < 1) or (hop_ms is not None and not 1 <= hop_ms <= 1000):
             raise AudiolibError("a patch has at least 1 band and 1 frame, a hop lasts 1 to 1000 ms")
+        if patch is not None and patch[0] > self.model.config.mel_bins:
+            bands = self.model.config.mel_bins
+            raise AudiolibError(f"a patch of {patch[0]} bands is higher than this model's log-mel, which has {bands}")
         self.patch, self.hop_ms = patch or self.card.patch, hop_ms
         self.classes, self.sample_rate = self.card.classes, int(self.card.frontend["sample_rate"])
 
@@ -146,6 +149,9 @@ class Listener:
         step = length if stride is None else stride
         if not (math.isfinite(length) and length > 0 and math.isfinite(step) and step > 0):
             raise AudiolibError("a window and a stride are positive numbers of seconds")
+        frame = self.card.frontend["window_ms"] / 1000
+        if length < frame:
+            raise AudiolibError(f"a window of {length:g} s is shorter than a single frame, which hears {frame:g} s")
 
         def told(path: str, reason: str) -> None:
             if bad is None:

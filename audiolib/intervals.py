@@ -1,6 +1,7 @@
 """95 % intervals: of a share by Wilson's formula, of other metrics and of differences by resampling clips."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -127,6 +128,7 @@ class Difference:
         low: lower end of its interval; `high` the upper.
         p: how often chance alone would make so large a difference.
         test: what `p` comes from.
+        corrected: `p` as one of several tests (`holm`); of a single one the same.
     """
 
     mean: float
@@ -134,6 +136,7 @@ class Difference:
     high: float
     p: float
     test: str
+    corrected: float
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> Difference:
@@ -166,7 +169,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Difference:
         p, test = _mcnemar(int((gained > 0).sum()), int((gained < 0).sum())), "McNemar"
     else:
         p, test = _sign_flips(gained), "sign flips"
-    return Difference(float(gained.mean()), float(low), float(high), p, test)
+    return Difference(float(gained.mean()), float(low), float(high), p, test, p)
 
 
 def _seed_drawings(means: list[np.ndarray], clips: int, random: np.random.Generator) -> np.ndarray:
@@ -196,6 +199,16 @@ def _seed_drawings(means: list[np.ndarray], clips: int, random: np.random.Genera
     # One from each of as many equal shares: how long the tails are is no luck.
     shares = (random.permutation(PAIRED_RESAMPLES) + 0.5) / PAIRED_RESAMPLES
     return math.sqrt(variance) * t.ppf(shares, freedom)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values of several tests at once (Holm 1979): however many there are, one below 0.05 is seldom chance."""
+    order, running = np.argsort(p, kind="stable"), 0.0
+    found = [0.0] * len(p)
+    for rank, place in enumerate(order.tolist()):
+        running = max(running, min(1.0, (len(p) - rank) * p[place]))
+        found[place] = running
+    return found
 
 
 def _both_tails(drawn: np.ndarray) -> float:

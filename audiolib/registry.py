@@ -193,8 +193,12 @@ def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str
     Raises:
         AudiolibError: a name is unknown, or the runs are on several corpora and none was chosen.
     """
-    quiet_mlflow()
     uri = tracking_uri(root)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():  # MLflow would make one.
+        if names:
+            raise AudiolibError(f"no recorded run is called {names[0]}: {root} has recorded none yet")
+        return []
+    quiet_mlflow()
     from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
 
@@ -245,14 +249,14 @@ def register(uri: str, run_id: str, model: Path, name: str) -> None:
     """Keep a model folder with its run and register it, once: `mlflow.pyfunc.load_model("models:/<name>/<version>")`.
 
     What is loaded takes paths of sound files and returns a table (`mlflow_model.py`). This package travels with the
-    model: no index has it, and a later checkout may know the weights no more.
+    model: a later checkout may know the weights no more, and what PyPI calls audiolib is another project.
     """
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    client, weights = mlflow.MlflowClient(uri), sha256_file(model / "config.json")
-    if client.get_run(run_id).data.tags.get("model.sha256") == weights:
+    client, seal = mlflow.MlflowClient(uri), sha256_file(model / "config.json")  # Which has the hash of the weights.
+    if client.get_run(run_id).data.tags.get("model.sha256") == seal:
         return
     asked = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
@@ -277,7 +281,7 @@ def register(uri: str, run_id: str, model: Path, name: str) -> None:
     finally:
         mlflow.set_tracking_uri(asked)  # It stands in the environment: a process that starts later would inherit it.
     client.update_run(run_id, "RUNNING")  # Its report is still to come.
-    client.set_tag(run_id, "model.sha256", weights)
+    client.set_tag(run_id, "model.sha256", seal)
 
 
 def _requirements() -> list[str]:

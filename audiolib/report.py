@@ -5,13 +5,12 @@ import io
 import wave
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import yaml
 
-from audiolib import charts, figures, page
+from audiolib import charts, figures, page, tables
 from audiolib.compare import Comparison, compare, summaries
 from audiolib.page import Mistake, Page, Section, Table
 from audiolib.pareto import front
@@ -50,7 +49,7 @@ def render(sources: Sources, out: Path, *, classes_shown: int, mistakes_shown: i
             pl.read_csv(sources.evaluate / "predictions.csv", schema=PREDICTIONS), shards, found.split, mistakes_shown
         ),
         _sounds(shards, classes_shown),
-        _all_cells(found),
+        tables.all_cells(found),
         _origin(found),
     ]
     subtitle = f"{found.clips} {found.split} clips, seed {params['seed']}, {preset['architecture']['name']}"
@@ -63,12 +62,12 @@ def render_comparison(found: Comparison, out: Path) -> None:
     folds = sorted({record.fold for record, _ in found.passes if record.fold is not None})
     histories = [(record, _named(record, list(own.values())[-1])) for record, own in found.passes]
     sections = [
-        _ranking(found),
-        _pairs(found),
+        tables.side_by_side(found),
+        tables.pairs(found),
         *_matrix_sections(found, {}),
         *_published(found),
         _training([entry for entry in histories if entry[0].history]),
-        _all_cells(found),
+        tables.all_cells(found),
         _origin(found),
     ]
     parts = [f"{len(found.passes)} runs", f"seeds {', '.join(map(str, seeds))}"]
@@ -118,7 +117,7 @@ def _matrix_sections(found: Comparison, trained: dict[str, list[float]]) -> list
             [charts.element(scatter, "pareto", choices)],
             {"cost": figures.pareto(found, "gmac")},
             wide=True,
-            table=cells_table(found, front(found.cells(), "ms")),
+            table=tables.cells_table(found, front(found.cells(), "ms")),
         ),
     ]
 
@@ -213,69 +212,6 @@ def _sounds(shards: ShardFolder, count: int) -> Section:
     shown = figures.spectrograms(dict(sorted(examples.items())[:count]), shards.frontend["hop_ms"])
     text = "The first training clip of each class, as log-mel."
     return Section("What it hears", text, figures={"spectrograms": shown}, pictures=["spectrograms"])
-
-
-def cells_table(found: Comparison, cells: pl.DataFrame) -> Table:
-    """Cells with their intervals and costs."""
-    columns = ["model*", "patch*", "s", "hop ms", found.metric, "low", "high", "tokens", "GMAC", "ms", "MiB"]
-    rows = [
-        [
-            row["label"],
-            f"{row['patch_f']} x {row['patch_t']}",
-            row["seconds"],
-            row["hop_ms"],
-            *(row[name] for name in ("value", "low", "high", "tokens", "gmac", "ms", "mib")),
-        ]
-        for row in cells.rows(named=True)
-    ]
-    return Table(columns, rows, ["s", "s", "g", "g", ".3f", ".3f", ".3f", ".0f", ".4f", ".2f", ".2f"])
-
-
-def _all_cells(found: Comparison) -> Section:
-    text = "Everything that was measured; costs are those of one clip. Click on a title to sort."
-    return Section("All cells", text, table=cells_table(found, found.cells()), folded=True)
-
-
-def ranking(found: Comparison) -> Table:
-    """One row a model, the best first: at home, along the axes, and its cost at home."""
-    columns = ["model*", "seeds", f"{found.metric} at home", "low", "high", "mean over patches", "worst patch"]
-    columns += ["mean over lengths", "mean over hops", "tokens", "GMAC", "ms", "MiB"]
-    names = ["label", "seeds", "home", "low", "high", "patch_mean", "patch_worst", "length_mean", "hop_mean"]
-    names += ["tokens", "gmac", "ms", "mib"]
-    rows = [[row[name] for name in names] for row in sorted(summaries(found), key=lambda row: -row["home"])]
-    return Table(columns, rows, ["s", "d", *[".3f"] * 7, ".0f", ".4f", ".2f", ".2f"])
-
-
-def _ranking(found: Comparison) -> Section:
-    text = "At home is the patch size, length and hop of a model's last training; its costs are those of one clip."
-    return Section("Side by side", text, table=ranking(found))
-
-
-def _pairs(found: Comparison) -> Section:
-    places = {"at home": None, "mean over patches": "patch", "mean over lengths": "length", "mean over hops": "hop"}
-    rows: list[list[Any]] = [
-        [one, other, place, 100 * d.mean, 100 * d.low, 100 * d.high, d.p, d.test]
-        for place, axis in places.items()
-        for one, other, d in found.differences(axis)
-    ]
-    several = found.metric == "map"
-    points = f"points of {'label ranking' if several else found.metric}"
-    columns = ["better*", "worse*", "where*", points, "low", "high", "p", "test*"]
-    text = (
-        "The same clips, one model against the other: how many points the first is ahead, its 95 % interval, and "
-        "how often chance alone would make such a difference. With several seeds chance is in the clips and in the "
-        "training; few seeds tell their spread badly, which makes the interval wide. A model of a single seed is given "
-        "the spread of the other model; where both have a single one, only clips are drawn, and the answer holds for "
-        "these trained weights, not for their recipes."
-    )
-    if several:
-        text += (
-            " A clip has no mAP, which is a mean over classes: what is tested is how far up each clip's own labels are "
-            "in its scores (label ranking average precision). Who leads in mAP may be behind in that."
-        )
-    return Section(
-        "Is the difference real?", text, table=Table(columns, rows, [*"sss", "+.1f", "+.1f", "+.1f", ".4f", "s"])
-    )
 
 
 def _origin(found: Comparison) -> Section:

@@ -74,7 +74,9 @@ def read_rows(folder: Path) -> pl.DataFrame:
     """The rows that `write_rows` left."""
     path = folder / "rows.parquet"
     if not path.exists():
-        raise AudiolibError(f"{path} is missing; run `dvc repro evaluate`")
+        raise AudiolibError(
+            f"{folder} has no rows.parquet; name a folder that `dvc repro evaluate` left, as data/evaluate"
+        )
     return pl.read_parquet(path)
 
 

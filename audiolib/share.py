@@ -61,6 +61,8 @@ def render(name: str, told: tuple[str, int], card: Card, record: Record, rows: p
         f"{' of which a clip may have several' if card.multi_label else ''}: {', '.join(card.classes)}. Trained on "
         f"{length} of `{params['data']}` at {card.frontend['sample_rate'] / 1000:g} kHz, patches of {card.patch[0]} "
         f"bands x {card.patch[1]} frames; other patch sizes, lengths and hops are chosen when it is used.",
+        "With audiolib, flexible spectrogram classifiers, installed from a clone of its repository (what PyPI calls "
+        "audiolib is another project):",
         f"```bash\naudiolib predict recording.wav --model {name}\n"
         f"audiolib predict recording.wav --model {name} --patch 12 --hop-ms 14\n"
         f"audiolib predict recording.wav --model {name} --budget-ms 2\n```",

@@ -47,6 +47,7 @@ def run_study(
     seeds: list[int] | None = None,
     runs: list[str] | None = None,
     jobs: int = 1,
+    again: bool = False,
 ) -> None:
     """Do all runs of a study that are not done yet, for some or all of its corpora, seeds and runs.
 
@@ -56,6 +57,7 @@ def run_study(
         seeds: see `corpora`.
         runs: see `corpora`.
         jobs: models that train side by side.
+        again: whether runs whose rows are kept are done, too, and their rows replaced.
 
     Raises:
         AudiolibError: the study has no such run; or, of several jobs, some have failed.
@@ -70,10 +72,16 @@ def run_study(
     wanted = [Task(run, corpus, seed) for corpus in corpora for seed in seeds or study.seeds for run in names]
     if jobs == 1:
         for task in wanted:
-            do(name, task)
+            do(name, task, again=again)
     else:
-        todo = [task for task in wanted if not _is_done(name, study, task)]
-        side_by_side(study, todo, jobs, partial(do, name, alone=False), scratch_folder(ROOT) / "study" / "logs" / name)
+        todo = [task for task in wanted if again or not _is_done(name, study, task)]
+        side_by_side(
+            study,
+            todo,
+            jobs,
+            partial(do, name, alone=False, again=again),
+            scratch_folder(ROOT) / "study" / "logs" / name,
+        )
 
 
 def read_study(name: str) -> Study:
@@ -81,8 +89,8 @@ def read_study(name: str) -> Study:
     return validate(Study, read_yaml(ROOT / "configs" / "study" / f"{name}.yaml"), f"configs/study/{name}.yaml")
 
 
-def do(name: str, task: Task, *, alone: bool = True) -> None:
-    """Train and measure one run of a study, unless its rows are kept already.
+def do(name: str, task: Task, *, alone: bool = True, again: bool = False) -> None:
+    """Train and measure one run of a study, unless its rows are kept already; `again` replaces them.
 
     Times are kept only if it is `alone`: beside others a model takes longer, now more and now less.
     """
@@ -91,7 +99,11 @@ def do(name: str, task: Task, *, alone: bool = True) -> None:
     with lock(job.out.parent.parent / f"{job.out.name}.lock"):
         if not task.measured:
             _train(name, study, task, features, alone)
-        elif not _is_done(name, study, task):
+        elif not again and _is_done(name, study, task):
+            say(f"study {name}: {task}: its rows are kept; --again trains and measures anew, and replaces them")
+        else:
+            if again:
+                shutil.rmtree(job.out, ignore_errors=True)
             _train(name, study, task, features, alone)
             rows, outcome = _measure(study, task, features, job.out, alone)
             timed = rows if alone else [{**row, "ms": None} for row in rows]
@@ -226,12 +238,13 @@ def main() -> None:
     parser.add_argument("--corpus", action="append", help="only this corpus; may be given several times")
     parser.add_argument("--seed", action="append", type=int, help="only this seed; may be given several times")
     parser.add_argument("--run", action="append", help="only this run; may be given several times")
+    parser.add_argument("--again", action="store_true", help="do runs whose rows are kept, too, and replace the rows")
     parser.add_argument("--jobs", type=int, default=1, help="models to train side by side (1); times are not kept")
     asked = parser.parse_args()
     if asked.jobs < 1:
         parser.error("--jobs is at least 1")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # On its way out Python ends its processes, too.
-    run_study(asked.name, corpora=asked.corpus, seeds=asked.seed, runs=asked.run, jobs=asked.jobs)
+    run_study(asked.name, corpora=asked.corpus, seeds=asked.seed, runs=asked.run, jobs=asked.jobs, again=asked.again)
 
 
 if __name__ == "__main__":

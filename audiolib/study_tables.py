@@ -61,8 +61,8 @@ def render(name: str) -> str:
         own, machine = timed_alike(own)
         alike = f" Seconds are of runs without `--jobs`, all on {machine}." if machine else ""
         parts += [
-            "Cost of training, with the run that a model starts from; the ratios are to the first of each column."
-            f"{alike}",
+            "Cost of training, with the run that a model starts from; the ratios are to the first of each column. "
+            f"GMAC are those of forward passes; a training step takes about three times as many.{alike}",
             _cost_table(study, own, corpus),
         ]
     notes = RESULTS / f"{name}.notes.md"

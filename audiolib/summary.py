@@ -81,7 +81,7 @@ def _table(name: str, labels: dict[str, str], rows: pl.DataFrame, corpus: str) -
         costs = [f"{here['gmac'].mean():.3f}", "" if cost is None else f"{cost / 1000:.1f}"]
         lines.append([label, epochs_of(study, run, corpus), seeds, home, *means, *costs])
     titles = ["model", "epochs", "seeds", "accuracy at home", *(f"over {points[axis]} {_MANY[axis]}" for axis in axes)]
-    titles += ["GMAC a clip", "TMAC of training"]
+    titles += ["GMAC a clip", "TMAC of training, forward"]
     rules = ["---", *["---:"] * (len(titles) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [titles, rules, *lines])
 
@@ -108,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __doc__)

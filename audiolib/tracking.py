@@ -1,4 +1,4 @@
-"""Results to MLflow: the only door. One run for a pass through the pipeline; its stages attach to it.
+"""Results to MLflow. One run for a pass through the pipeline; its stages attach to it.
 
 Everything logged here stands in the stages' own files too: a lost database is a lost view, not lost results.
 """

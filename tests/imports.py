@@ -10,8 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("audiolib", "stages")
-# What is not Python, by its name.
-OTHERS = {path.name: path for path in ROOT.glob("audiolib/**/*.*") if path.suffix not in (".py", ".pyc")}
+# What is not Python, by its name; py.typed is for type checkers.
+OTHERS = {path.name: path for path in ROOT.glob("audiolib/**/*.*") if path.suffix not in (".py", ".pyc", ".typed")}
 
 
 def file_of(module: str) -> Path | None:

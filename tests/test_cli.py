@@ -1,6 +1,7 @@
 """The command line as a shell user meets it."""
 
 import io
+import re
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -9,7 +10,11 @@ from unittest.mock import patch
 
 import pytest
 
+import stages.features
+import stages.report
 from audiolib.cli.__main__ import COMMANDS, main
+from audiolib.errors import AudiolibError
+from audiolib.progress import track
 from tests.conftest import ROOT
 from tests.test_report import kept, record
 
@@ -76,7 +81,10 @@ def test_compare_knows_its_project_in_a_folder_below(tmp_path, monkeypatch):
     monkeypatch.chdir(below)
     done = audiolib("compare", "--out", tmp_path / "out")
     assert done.returncode == 0 and "| elastic | 1 |" in done.stdout, done.stderr
-    assert (tmp_path / "mlflow.db").exists() and list(below.iterdir()) == []
+    assert not (tmp_path / "mlflow.db").exists() and list(below.iterdir()) == [], "what only reads leaves nothing"
+    (tmp_path / "data/evaluate/rows.parquet").unlink()
+    nothing = audiolib("compare", "a-run", "--out", tmp_path / "out")
+    assert nothing.returncode == 1 and "no recorded run is called a-run" in nothing.stderr
 
 
 def test_pick_names_the_cell_within_the_limits(records):
@@ -91,10 +99,39 @@ def test_pick_names_the_cell_within_the_limits(records):
 
 def test_a_folder_that_is_no_record_is_one_line(tmp_path):
     done = audiolib("compare", tmp_path)
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "rows.parquet is missing" in done.stderr
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "has no rows.parquet; name a folder that `dvc repro evaluate` left" in done.stderr
 
 
 def test_a_closed_pipe_is_no_error(records):
     command = f"{sys.executable} -m audiolib.cli pick {' '.join(map(str, records))} --max-ms 3 | true"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert "Traceback" not in done.stderr and "Broken pipe" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["stages.features", "stages.report", "audiolib.summary"])
+def test_a_program_without_arguments_explains_itself_and_does_nothing(module):
+    before = (ROOT / "README.md").stat().st_mtime_ns
+    helped = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert helped.returncode == 0 and "usage" in helped.stdout
+    wrong = subprocess.run([sys.executable, "-m", module, "nonsense"], cwd=ROOT, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "unrecognized arguments: nonsense" in wrong.stderr
+    assert (ROOT / "README.md").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("stage", [stages.features, stages.report])
+def test_a_stage_without_its_inputs_keeps_what_it_left(stage, tmp_path, monkeypatch):
+    name = stage.__name__.rpartition(".")[2]
+    monkeypatch.setattr(stage, "DATA", tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "kept").touch()
+    with pytest.raises(AudiolibError):
+        stage.main()
+    assert (tmp_path / name / "kept").exists()
+
+
+def test_in_a_log_file_long_work_is_told_in_lines(monkeypatch, capsys):
+    monkeypatch.setattr("audiolib.progress._EVERY", 0.0)
+    assert list(track("abc", "listening", total=3, unit="file")) == ["a", "b", "c"]
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 3 and re.fullmatch(r"listening: 1 of 3 files, about \d+ s left", told[1])

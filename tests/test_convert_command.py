@@ -131,7 +131,7 @@ class Trap:
 def test_a_pickle_that_would_run_code_runs_none(tmp_path):
     torch.save({"a": Trap(tmp_path / "ran")}, tmp_path / "trap.pth")
     asked = audiolib("convert", tmp_path / "trap.pth", tmp_path / "out")
-    assert asked.returncode == 1 and "is a pickle; with --pickle" in asked.stderr
+    assert asked.returncode == 1 and "is a pickle: with --pickle" in asked.stderr
     done = audiolib("convert", tmp_path / "trap.pth", tmp_path / "out", "--pickle")
     assert done.returncode == 1 and "holds more than tensors" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "ran").exists()
@@ -153,12 +153,16 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, hugging_face):
         done = audiolib("convert", tmp_path / source, tmp_path / "out", "--pickle")
         assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
     (tmp_path / "cut.pth").write_bytes(b"")
+    (tmp_path / "text.wav").write_text("eight words that are no tensors at all, really")
+    assert "cannot read weights" in audiolib("convert", tmp_path / "text.wav", tmp_path / "out", "--pickle").stderr
+    assert "a .pth file is a pickle" in audiolib("convert", tmp_path / "text.wav", tmp_path / "out").stderr
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     for words, message in (
         (("cut.pth",), "cannot read"),
         (("list.pth",), "no table of tensors"),
         (("other.pth", "--stride", "0"), "no positive whole number"),
         (("other.pth", "--std", "0"), "no positive number"),
+        (("other.pth", "--std", "abc"), "'abc' is no positive number"),
     ):
         done = audiolib("convert", tmp_path / words[0], tmp_path / "out", "--pickle", *words[1:])
         assert done.returncode and message in done.stderr and "Traceback" not in done.stderr

@@ -94,11 +94,11 @@ def test_doubling_is_the_recurrence(count):
 def test_export_from_the_command_line(tmp_path):
     folder = saved(tmp_path / "m", "flexi_nano")
     done = audiolib("export", folder, tmp_path / "m.onnx", "--patch", "12")
-    assert done.returncode == 0 and "at least 12 frames" in done.stdout and "(x - -7.0000) / 8.0000" in done.stdout
+    assert done.returncode == 0 and "at least 12 frames" in done.stdout and "(x +7.0000) / 8.0000" in done.stdout
     assert (tmp_path / "m.onnx").stat().st_size > 10_000
     assert audiolib("export", tmp_path, tmp_path / "x.onnx").returncode == 1
     refused = audiolib("export", folder, tmp_path)
-    assert refused.returncode == 1 and "is a folder" in refused.stderr and "Traceback" not in refused.stderr
+    assert refused.returncode == 2 and "does not end in .onnx" in refused.stderr and "Traceback" not in refused.stderr
     assert "0 is no patch size" in audiolib("export", folder, tmp_path / "x.onnx", "--patch", "0").stderr.replace(
         "'", ""
     )

@@ -1,4 +1,4 @@
-"""The HEAR contract, at the lengths that its validator tries (ecosystem.md 9.3)."""
+"""The HEAR contract, at the lengths that its validator tries."""
 
 import numpy as np
 import pytest

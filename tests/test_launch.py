@@ -101,6 +101,10 @@ def known_there(name: str) -> str | None:
     return os.environ.get(name)
 
 
+def complain_there(name: str) -> None:
+    raise AudiolibError("no space left on the disk")
+
+
 def test_workers_of_a_cluster_know_how_to_reach_mlflow(monkeypatch):
     import ray
     from ray.cluster_utils import Cluster
@@ -112,6 +116,8 @@ def test_workers_of_a_cluster_know_how_to_reach_mlflow(monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
         names = ["MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD"]
         assert list(cluster_map(known_there, names)) == ["secret", None]
+        with pytest.raises(AudiolibError, match=r"^no space left on the disk$"):
+            list(cluster_map(complain_there, names))
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -107,6 +107,10 @@ def test_a_budget_takes_the_best_shape_that_was_measured(tmp_path):
         (["--patch", "a"], "'a' is no patch size"),
         (["--hop-ms", "0.1"], "a hop lasts 1 to 1000 ms"),
         (["--window", "-1"], "positive numbers of seconds"),
+        (["--window", "0.001"], "shorter than a single frame"),
+        (["--patch", "500"], "a patch of 500 bands is higher than this model's log-mel, which has 128"),
+        (["--top-k", "0"], "'0' is no positive whole number"),
+        (["--json", "--parquet", "out.parquet"], "leave --json and --csv out"),
         (["--patch", "12", "--budget-ms", "3"], "leave --patch and --hop-ms out"),
     ],
 )

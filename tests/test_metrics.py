@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score, label_ranking_average_preci
 from audiolib.intervals import (
     RESAMPLES,
     _sign_flips,
+    holm,
     paired_difference,
     ranking_intervals,
     wilson_interval,
@@ -165,3 +166,8 @@ def test_seeds_that_happen_to_tie_are_no_proof_that_seeds_do_not_matter():
 
     tied, apart = (paired_difference(model(276, other), model(264)) for other in (276, 275))
     assert tied.p == pytest.approx(apart.p, abs=0.03) and tied.p > 0.02
+
+
+def test_holm_on_values_computed_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.4, 0.9]) == [0.8, 0.9] and holm([]) == []

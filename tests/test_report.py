@@ -10,14 +10,17 @@ import polars as pl
 import pytest
 import yaml
 
+from audiolib import charts
 from audiolib.compare import compare, summaries, with_record
 from audiolib.errors import AudiolibError
 from audiolib.evaluate import Outcome
 from audiolib.files import write_text
+from audiolib.intervals import holm
 from audiolib.pareto import front, pick
 from audiolib.record import Record, read_record
-from audiolib.report import Sources, _pairs, render, render_comparison
+from audiolib.report import Sources, render, render_comparison
 from audiolib.results import SCORES, table, write_outcome
+from audiolib.tables import pairs
 from tests.conftest import ROOT
 
 CLIPS = [f"clip/{number:03d}" for number in range(60)]
@@ -117,7 +120,7 @@ def test_differences_are_between_the_same_clips(found):
 def test_the_table_of_differences_says_what_it_tests():
     runs = [record("ast", 1, 0.7), record("elastic", 1, 0.9)]
     tagged = [replace(run, rows=run.rows.with_columns(metric=pl.lit("map"))) for run in runs]
-    one, several = _pairs(compare(runs)), _pairs(compare(tagged))
+    one, several = pairs(compare(runs)), pairs(compare(tagged))
     assert one.table.columns[3] == "points of accuracy" and "label ranking" not in one.text
     assert several.table.columns[3] == "points of label ranking" and "label ranking average precision" in several.text
 
@@ -127,6 +130,22 @@ def test_runs_on_other_clips_cannot_be_compared():
         compare([record("ast", 1, 0.7), record("elastic", 1, 0.7, clips=CLIPS[:-1])])
     with pytest.raises(AudiolibError, match="nothing to compare"):
         compare([])
+
+
+def test_charts_draw_what_was_found(found):
+    drawn = {trace.name: trace for trace in charts.lines(found, "patch", [16.0]).data if trace.name}
+    for label in found.labels:
+        own = found.line("patch").filter(pl.col("label") == label)
+        assert list(drawn[label].x) == own["patch_t"].to_list() and list(drawn[label].y) == own["value"].to_list()
+    bands = [trace for trace in charts.lines(found, "patch", []).data if trace.fill == "toself"]
+    ast = found.line("patch").filter(pl.col("label") == "ast")
+    assert list(bands[0].y) == [*ast["high"].to_list(), *ast["low"].to_list()[::-1]]
+
+
+def test_pairs_are_told_as_one_test_and_as_one_of_many():
+    three = compare([record(name, 1, share) for name, share in (("ast", 0.7), ("aum", 0.75), ("elastic", 0.95))])
+    found = [difference for _, _, difference in three.differences(None)]
+    assert [d.corrected for d in found] == holm([d.p for d in found]) and found[0].corrected > found[0].p
 
 
 def test_the_front_is_what_no_other_cell_beats():
@@ -215,3 +234,14 @@ def test_a_name_cannot_become_markup(tmp_path: Path):
     run = record("ast", 1, 0.7, names)
     render_comparison(compare([run]), tmp_path)
     assert "<script>alert(1)" not in (tmp_path / "report.html").read_text()
+
+
+def test_what_was_not_timed_is_told_and_comes_last(found):
+    cells = found.cells()
+    untimed = cells.with_columns(ms=pl.lit(None, dtype=pl.Float64))
+    with pytest.raises(AudiolibError, match="ms of these were not measured"):
+        pick(untimed, max_ms=5)
+    one = cells.with_row_index().with_columns(ms=pl.when(pl.col("index") > 0).then("ms"))
+    assert pick(one, min_score=0.0)["ms"][0] is not None
+    with pytest.raises(AudiolibError, match="each in a cell of its own"):
+        pick(cells, max_ms=cells["ms"].min(), max_gmac=cells["gmac"].min() / 2)

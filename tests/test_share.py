@@ -39,7 +39,7 @@ def test_the_card_has_the_recorded_numbers(folders, tmp_path):
 
 def test_a_model_without_results_is_refused(tmp_path):
     done = command("share", saved(tmp_path / "m"), tmp_path / "out")
-    assert done.returncode == 1 and "rows.parquet is missing" in done.stderr and not (tmp_path / "out").exists()
+    assert done.returncode == 1 and "has no rows.parquet" in done.stderr and not (tmp_path / "out").exists()
 
 
 def test_the_hub_is_read_from_its_cache_and_asked_only_by_name(hub):

@@ -17,7 +17,7 @@ from audiolib.objective import distillation_loss
 from audiolib.pretrained import load, load_card, save_pretrained
 from audiolib.start import teacher
 from audiolib.train import fit
-from tests.recipes import TINY, job, phase, recipe
+from tests.recipes import TINY, augment, job, phase, recipe
 
 FINE = {**TINY, "patch": (8, 8)}
 
@@ -94,7 +94,7 @@ def test_a_teacher_of_other_classes_is_refused(small_features, tmp_path, fixed):
 
 def test_a_teacher_hears_clips_normalised_as_it_knows_them(small_features, tmp_path, fixed):
     """Its own logits of the same sound, although the student's constants and padding are others."""
-    taught = recipe(distill=Distill(weight=0.5, temperature=2.0))
+    taught = recipe(distill=Distill(weight=0.5, temperature=2.0), augment=augment(noise=0.0))
     model, card = load(fixed), load_card(fixed)
     mean, std = card.frontend["mean"] - 3, card.frontend["std"] * 2
     other = replace(card, frontend={**card.frontend, "mean": mean, "std": std}, fill=0.7)
@@ -114,6 +114,20 @@ def test_a_teacher_of_other_log_mel_is_refused(small_features, tmp_path, fixed):
     save_pretrained(load(fixed), replace(card, frontend={**card.frontend, "hop_ms": 5.0}), tmp_path / "other")
     taught = recipe(distill=Distill(weight=0.5, temperature=2.0))
     with pytest.raises(AudiolibError, match="trained on other log-mel"):
+        fit(job(small_features, tmp_path / "a", recipe=taught, start=tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    "card, message",
+    [
+        ({"compression": 2, "method": "avg_pool"}, "knows coarse log-mel alone"),
+        ({"fill": 0.7}, "which augment.noise hides"),
+    ],
+)
+def test_a_teacher_that_would_hear_what_it_does_not_know_is_refused(small_features, tmp_path, fixed, card, message):
+    save_pretrained(load(fixed), replace(load_card(fixed), **card), tmp_path / "other")
+    taught = recipe(distill=Distill(weight=0.5, temperature=2.0), augment=augment(noise=0.05))
+    with pytest.raises(AudiolibError, match=message):
         fit(job(small_features, tmp_path / "a", recipe=taught, start=tmp_path / "other"))
 
 

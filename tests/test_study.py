@@ -100,7 +100,7 @@ def test_a_study_continues_and_its_tables_are_its_rows(project):
     assert f" | {statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} | " in page
     assert (project / "results/small-synthetic.png").read_bytes().startswith(b"\x89PNG")
     both = measured.filter((pl.col("model") == "flexible") & (pl.col("seconds") == 0.5))
-    cells = [100 * value for value in both.filter(pl.col("patch_t") == 16)["value"]]
+    cells = both.filter(pl.col("patch_t") == 16)["value"].to_list()
     lines = page.split("| flexible | 0.5 s |")[1].splitlines()
     uri = f"sqlite:///{project}/mlflow.db"
     for _ in range(2):  # The second time adds nothing.
@@ -114,8 +114,15 @@ def test_a_study_continues_and_its_tables_are_its_rows(project):
     assert curve == "curve/accuracy_vs_patch" and len(overlaid) == 2 and len(found) == 4
     kept = rows.filter((pl.col("model") == "flexible") & (pl.col("seed") == 2) & (pl.col("metric") == "train_gmac"))
     assert found["flexible", "2"]["compute/gmac_cum"] == pytest.approx(kept["value"][0])
-    assert f"| p16 | {statistics.mean(cells):.1f} ± {statistics.stdev(cells):.1f} |" in lines[2]
+    assert f"| p16 | {100 * statistics.mean(cells):.1f} ± {100 * statistics.stdev(cells):.1f} |" in lines[2]
     assert (project / "results/small.png").read_bytes().startswith(b"\x89PNG")
+
+    study.run_study("small", seeds=[2], runs=["fixed"], again=True)
+    replaced = evidence.read_evidence("small")
+    own = (pl.col("model") == "fixed") & (pl.col("seed") == 2)
+    assert replaced.filter(~own).equals(rows.filter(~own)) and len(replaced) == len(rows)
+    found = replaced.filter(own & (pl.col("metric") == "accuracy"))["value"]
+    assert found.equals(rows.filter(own & (pl.col("metric") == "accuracy"))["value"]), "and they are the same again"
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Steps in parts, averaged weights, checkpoints of other runs: what may be added to a training."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from audiolib.config.training import Averaging
 from audiolib.errors import AudiolibError
 from audiolib.files import read_sealed, write_sealed
 from audiolib.finish import HISTORY, write_history
+from audiolib.job import fingerprint
+from audiolib.launch import scaled
 from audiolib.train import Trainer, fit
 from tests.recipes import job, phase, recipe
 from tests.test_resume import ELASTIC, EQUAL, TWO_PHASES, Killed, same, weights
@@ -146,3 +149,19 @@ def test_a_resumed_history_has_the_columns_of_one_that_was_not(tmp_path):
     write_history(tmp_path / "whole.csv", [row])
     write_history(tmp_path / "resumed.csv", [dict(sorted(row.items()))])
     assert (tmp_path / "whole.csv").read_text() == (tmp_path / "resumed.csv").read_text()
+
+
+def test_a_training_in_bfloat16_is_not_continued_in_float32(small_features, tmp_path, monkeypatch):
+    """`auto` means one here and the other there."""
+    plan = job(small_features, tmp_path, precision="auto", device="auto")
+    here = fingerprint(plan, None)
+    assert here == fingerprint(job(small_features, tmp_path, precision="float32"), None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: not including_emulation)
+    assert fingerprint(plan, None) != here
+    assert fingerprint(replace(plan, settings=plan.settings.model_copy(update={"device": "cpu"})), None) == here
+
+
+def test_more_epochs_are_more_epochs_to_average():
+    longer = scaled(recipe(phases=[phase(epochs=4)], averaging={"last_epochs": 2}), 3)
+    assert (longer.phases[0].epochs, longer.averaging.last_epochs) == (12, 6)

@@ -32,7 +32,8 @@ def compare_command(parser: argparse.ArgumentParser) -> Run:
     def run(asked: argparse.Namespace) -> None:
         found = _comparison(asked)
         from audiolib.page import markdown_table
-        from audiolib.report import ranking, render_comparison
+        from audiolib.report import render_comparison
+        from audiolib.tables import ranking
 
         render_comparison(found, asked.out)
         print(markdown_table(ranking(found)))
@@ -57,10 +58,11 @@ def pick_command(parser: argparse.ArgumentParser) -> Run:
         found = _comparison(asked)
         from audiolib.page import markdown_table
         from audiolib.pareto import pick
-        from audiolib.report import cells_table
+        from audiolib.tables import LOW_HIGH, cells_table
 
         chosen = pick(found.cells(), **limits, min_score=asked.min_accuracy)
         print(markdown_table(cells_table(found, chosen.head(asked.top))))
+        say(LOW_HIGH)
         best = chosen.row(0, named=True)
         names = [r.name for r, own in found.passes if best["label"] in own.values()]
         say(

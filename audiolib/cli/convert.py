@@ -3,10 +3,11 @@
 import argparse
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiolib.cli.listen import patch_size
+from audiolib.cli.listen import patch_size, positive
 from audiolib.errors import AudiolibError
 
 if TYPE_CHECKING:
@@ -32,9 +33,7 @@ def convert_command(parser: argparse.ArgumentParser) -> Run:
         help="read a .pth file, which is a pickle: tensors alone are taken from it, and no code in it is run",
     )
     parser.add_argument("--labels", type=Path, help="class names, one a line, where the weights do not say")
-    parser.add_argument(
-        "--stride", type=_positive, default=10, help="step between patches of a .pth file (%(default)s)"
-    )
+    parser.add_argument("--stride", type=positive, default=10, help="step between patches of a .pth file (%(default)s)")
     parser.add_argument("--mean", type=float, default=-4.2677393, help="of the log-mel of its training (AudioSet's)")
     parser.add_argument("--std", type=_spread, default=4.5689974, help="of the log-mel of its training (AudioSet's)")
     parser.add_argument("--multi-label", action="store_true", help="a clip may have several classes, as in AudioSet")
@@ -59,7 +58,7 @@ def convert_command(parser: argparse.ArgumentParser) -> Run:
 def export_command(parser: argparse.ArgumentParser) -> Run:
     """`audiolib export MODEL OUT.onnx [--patch N] [--hop-ms MS]`."""
     parser.add_argument("model", metavar="DIR", help="a trained model's folder, or hub:user/name")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the .onnx file to write")
+    parser.add_argument("out", type=_onnx, metavar="OUT.onnx", help="the file to write")
     parser.add_argument("--patch", type=patch_size, metavar="N|FxT", help="patch size to build in; default: its own")
     parser.add_argument("--hop-ms", type=float, metavar="MS", help="time resolution to build in; default: its own")
 
@@ -74,7 +73,7 @@ def export_command(parser: argparse.ArgumentParser) -> Run:
         pooled = f", {view.pool} at a time by {view.pooling}" if view.pool > 1 else ""
         print(
             f"{asked.out}: log_mel (clips, frames, {frontend.mel_bins} bands), at least {listener.patch[1]} frames of "
-            f"{frontend.hop_ms:g} ms{pooled}, normalised as (x - {mean:.4f}) / {2 * deviation:.4f}, to logits (clips, "
+            f"{frontend.hop_ms:g} ms{pooled}, normalised as (x {-mean:+.4f}) / {2 * deviation:.4f}, to logits (clips, "
             f"{len(listener.classes)})"
         )
 
@@ -98,17 +97,17 @@ def share_command(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
-    return int(text)
+def _onnx(text: str) -> Path:
+    if not text.endswith(".onnx"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .onnx")
+    return Path(text)
 
 
 def _spread(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return value
+    with suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
 
 
 def _lines(path: Path) -> list[str]:
@@ -168,7 +167,9 @@ def _read(
     from safetensors.torch import load_file
 
     if asked.source.is_file() and not asked.pickle:
-        raise AudiolibError(f"{asked.source} is a pickle; with --pickle its tensors are read, and nothing else")
+        raise AudiolibError(
+            f"{asked.source} is a file; a .pth file is a pickle: with --pickle its tensors are read, and nothing else"
+        )
     from audiolib.convert import from_hugging_face_ast
     from audiolib.convert_published import from_published
 
@@ -182,8 +183,9 @@ def _read(
             extractor = _json(settings) if settings.exists() else {}
             return *from_hugging_face_ast(state, values), classes, extractor
         state = torch.load(asked.source, map_location="cpu", weights_only=True)  # Tensors alone: no code is run.
-    except (OSError, EOFError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise AudiolibError(f"cannot read weights from {asked.source}: {' '.join(str(error).split())}") from error
+    except (OSError, EOFError, SafetensorError, LookupError, RuntimeError, ValueError) as error:
+        reason = "it is not such a file" if isinstance(error, LookupError) else " ".join(str(error).split())
+        raise AudiolibError(f"cannot read weights from {asked.source}: {reason}") from error
     except Exception as error:  # The unpickler's own class, which only pickle exports.
         if type(error).__name__ != "UnpicklingError":
             raise

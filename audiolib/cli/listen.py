@@ -43,7 +43,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 def predict_command(parser: argparse.ArgumentParser) -> Run:
     """`audiolib predict FILE... --model DIR`."""
     _common(parser)
-    parser.add_argument("--top-k", type=int, default=3, metavar="N", help="classes to name (%(default)s)")
+    parser.add_argument("--top-k", type=positive, default=3, metavar="N", help="classes to name (%(default)s)")
     parser.add_argument(
         "--budget-ms", type=float, metavar="MS",
         help="take the patch and hop that did best within so many milliseconds a clip where the model was evaluated",
@@ -58,12 +58,14 @@ def predict_command(parser: argparse.ArgumentParser) -> Run:
 
     def run(asked: argparse.Namespace) -> None:
         patch, hop = asked.patch, asked.hop_ms
+        if asked.parquet is not None and (asked.json or asked.csv):
+            raise AudiolibError("--parquet writes a file instead of printing; leave --json and --csv out")
         if asked.budget_ms is not None:
             if patch is not None or hop is not None:
                 raise AudiolibError("--budget-ms chooses the patch and the hop; leave --patch and --hop-ms out")
             patch, hop = _within(asked.model, asked.budget_ms, asked.window)
         listener = _listener(asked, patch, hop)
-        count = max(1, min(asked.top_k, len(listener.classes)))
+        count = min(asked.top_k, len(listener.classes))
         bad, windows = _hear(asked, listener, embed=False) if asked.stream is None else _follow(asked, listener)
         from audiolib.inference import top
 
@@ -95,6 +97,13 @@ def embed_command(parser: argparse.ArgumentParser) -> Run:
         _finish(bad)
 
     return run
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return int(text)
 
 
 def patch_size(text: str) -> tuple[int, int]:

@@ -121,6 +121,7 @@ class Recipe(Section):
 
     A step takes `batch_size` clips of one length, or a pack of clips of their own length. With `balanced` sampling an
     epoch draws as many clips as there are with replacement, those of rare classes more often (papers.md 1.1).
+    `label_smoothing` is for clips of one class; where a clip may have several it changes nothing.
     """
 
     phases: list[Phase]
