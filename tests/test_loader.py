@@ -1,5 +1,7 @@
 """Batches: an order that only (seed, epoch) decides, sliced and resumed without loss; compression; augmentation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -214,6 +216,10 @@ def test_mixed_log_mel_is_about_that_of_the_mixed_sound(kind, window):
         wanted = log_mel(share * one + (1 - share) * two, frontend)
         found = mix(log_mel(one, frontend), log_mel(two, frontend), share, 1 if kind == "stft" else 2)
         assert abs(float((found - wanted).mean())) < 0.12, "0.3 to 0.4 where magnitudes are taken for powers"
+
+
+def test_clips_know_whether_their_log_mel_is_of_powers_or_magnitudes(clips):
+    assert clips.power == 2 and replace(clips, frontend={**clips.frontend, "kind": "stft"}).power == 1
 
 
 def test_where_both_clips_are_padding_so_is_their_mixture(clips):

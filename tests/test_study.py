@@ -69,7 +69,7 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_study_continues_and_its_tables_are_its_rows(project):
+def test_a_study_continues_and_its_tables_are_its_rows(project, capsys):
     study.run_study("small", seeds=[1], runs=["flexible"])
     first = evidence.read_evidence("small")
     assert set(first["model"]) == {"flexible"}, "what it starts from is trained, and not measured"
@@ -117,7 +117,12 @@ def test_a_study_continues_and_its_tables_are_its_rows(project):
     assert f"| p16 | {100 * statistics.mean(cells):.1f} ± {100 * statistics.stdev(cells):.1f} |" in lines[2]
     assert (project / "results/small.png").read_bytes().startswith(b"\x89PNG")
 
+    capsys.readouterr()
+    study.run_study("small", seeds=[2], runs=["fixed"])
+    told = capsys.readouterr().err
+    assert "its rows are kept" in told and "epoch 1/1" not in told
     study.run_study("small", seeds=[2], runs=["fixed"], again=True)
+    assert "epoch 1/1" in capsys.readouterr().err, "trained anew, though its weights lay there"
     replaced = evidence.read_evidence("small")
     own = (pl.col("model") == "fixed") & (pl.col("seed") == 2)
     assert replaced.filter(~own).equals(rows.filter(~own)) and len(replaced) == len(rows)

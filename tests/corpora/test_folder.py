@@ -179,13 +179,12 @@ def test_a_class_with_one_clip_is_named(own, tmp_path):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_with_several_labels_a_clip_every_class_has_a_training_clip(seed):
-    """Labels as rare as words are: of 80, the rarest have a handful of 1,000 clips."""
-    random = np.random.default_rng(seed)
-    shares = 1 / np.arange(1, 81)
+    """Labels as rare as words are: of 200, the rarest have a handful of 2,000 clips."""
+    random, shares = np.random.default_rng(seed), 1 / np.arange(1, 201)
     members = [
-        (f"l{random.permutation(80)[0] if k else label:03d}", f"clip{clip}")
-        for clip in range(1000)
-        for k, label in enumerate(random.choice(80, random.integers(1, 4), replace=False, p=shares / shares.sum()))
+        (f"l{label:03d}", f"clip{clip}")
+        for clip in range(2000)
+        for label in random.choice(200, random.integers(1, 5), replace=False, p=shares / shares.sum())
     ]
     split = split_groups(members, valid=0.15, test=0.15, several_labels=True)
     sides = defaultdict(set)
@@ -194,6 +193,13 @@ def test_with_several_labels_a_clip_every_class_has_a_training_clip(seed):
     assert all("train" in found for found in sides.values())
     counts = Counter(split.values())
     assert 0.1 < counts["test"] / len(split) < 0.25 and 0.1 < counts["valid"] / len(split) < 0.25
+
+
+def test_a_class_whose_clips_others_would_have_for_the_test_keeps_one():
+    rare = [(f"a{label}", f"clip {label} {n}") for label in range(3) for n in range(3)]
+    taken = [clip for clip, side in split_groups(rare, 0.2, 0.2, several_labels=True).items() if side == "test"]
+    split = split_groups([*rare, *(("z", clip) for clip in taken)], 0.2, 0.2, several_labels=True)
+    assert len(taken) == 3 and "train" in {split[clip] for clip in taken}
 
 
 def test_a_name_that_is_no_utf8_is_one_line(own, tmp_path):
