@@ -35,8 +35,11 @@ def append_rows(name: str, rows: list[dict[str, Any]], command: str) -> None:
     """
     more = table(rows).with_columns(*(pl.lit(value).alias(key) for key, value in origin(command).items()))
     with lock(scratch_folder(ROOT) / "evidence.lock"):
-        kept = read_evidence(name).join(more.select(_KEY), on=_KEY, how="anti", maintain_order="left")
-        write_evidence(name, pl.concat([kept, more]))
+        every, own = read_evidence(name), more.select(_KEY).unique()
+        kept = every.join(own, on=_KEY, how="anti", maintain_order="left")
+        place = every.with_row_index().join(own, on=_KEY, how="semi")["index"].min()
+        place = len(kept) if place is None else place
+        write_evidence(name, pl.concat([kept[:place], more, kept[place:]]))
 
 
 def write_evidence(name: str, every: pl.DataFrame) -> None:

@@ -104,8 +104,9 @@ def _cut_short(path: Path) -> bool:
             chunk = handle.read(8)
             length = int.from_bytes(chunk[4:], "little")
             if chunk[:4] == b"data":
-                # Who writes into a pipe cannot know the length: SoX says 0x7FFFF000, others more, or 0.
-                return length > 0 and place + 8 + length > size and not length >= 0x7FFFF000 > size
+                # Who writes into a pipe cannot know the length: 0, the largest number, or 2 GiB (SoX: 0x7FFFF000).
+                open_end = length >= 0xFFFFFF00 or (0x7FFFF000 <= length <= 0x80000000 and length > size)
+                return length > 0 and place + 8 + length > size and not open_end
             place += 8 + length + length % 2
     return False
 

@@ -194,9 +194,10 @@ def recorded(root: Path, names: list[str], corpus: str | None) -> list[tuple[str
         AudiolibError: a name is unknown, or the runs are on several corpora and none was chosen.
     """
     uri = tracking_uri(root)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():  # MLflow would make one.
+    database = uri.removeprefix("sqlite:///").partition("?")[0]
+    if uri.startswith("sqlite:///") and not Path(database).exists():  # MLflow would make one.
         if names:
-            raise AudiolibError(f"no recorded run is called {names[0]}: {root} has recorded none yet")
+            raise AudiolibError(f"no recorded run is called {names[0]}: {database} is not there yet")
         return []
     quiet_mlflow()
     from mlflow import MlflowClient

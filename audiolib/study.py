@@ -102,13 +102,16 @@ def do(name: str, task: Task, *, alone: bool = True, again: bool = False) -> Non
         elif not again and _is_done(name, study, task):
             say(f"study {name}: {task}: its rows are kept; --again trains and measures anew, and replaces them")
         else:
-            if again:
+            begun = job.out.with_suffix(".again")
+            if again and not begun.exists():  # Else it was interrupted, and continues.
                 shutil.rmtree(job.out, ignore_errors=True)
+                write_text(begun, "")
             _train(name, study, task, features, alone)
             rows, outcome = _measure(study, task, features, job.out, alone)
             timed = rows if alone else [{**row, "ms": None} for row in rows]
             append_rows(name, timed, f"python -m audiolib.study {name}")
             outcome.written()
+            begun.unlink(missing_ok=True)
 
 
 def _is_done(name: str, study: Study, task: Task) -> bool:
@@ -232,13 +235,13 @@ def features_of(corpus: str) -> Path:
 
 
 def main() -> None:
-    """`python -m audiolib.study <name> [--corpus NAME] [--seed N] [--run NAME] [--jobs N]`."""
+    """`python -m audiolib.study <name> [--corpus NAME] [--seed N] [--run NAME] [--again] [--jobs N]`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("name", help="a file of configs/study")
     parser.add_argument("--corpus", action="append", help="only this corpus; may be given several times")
     parser.add_argument("--seed", action="append", type=int, help="only this seed; may be given several times")
     parser.add_argument("--run", action="append", help="only this run; may be given several times")
-    parser.add_argument("--again", action="store_true", help="do runs whose rows are kept, too, and replace the rows")
+    parser.add_argument("--again", action="store_true", help="do runs whose rows are kept, too, and replace them")
     parser.add_argument("--jobs", type=int, default=1, help="models to train side by side (1); times are not kept")
     asked = parser.parse_args()
     if asked.jobs < 1:

@@ -77,15 +77,19 @@ def training_cost(study: Study, rows: pl.DataFrame, run: StudyRun, metric: str) 
     return None if own.is_empty() or before is None else float(own.mean()) + before
 
 
-def timed_alike(rows: pl.DataFrame) -> tuple[pl.DataFrame, str | None]:
-    """Rows without the seconds of training that were taken elsewhere than most, and the machine of those that stay.
+def timed_alike(study: Study, rows: pl.DataFrame) -> tuple[pl.DataFrame, str | None]:
+    """Rows with the seconds of training of one machine alone, and this machine: the one that tells the cost of the most
+    runs, with those that they start from; null where none tells any.
 
     Args:
-        rows: of one corpus.
+        study: the study.
+        rows: its rows on one corpus.
     """
     seconds = pl.col("metric") == "train_seconds"
-    machines = rows.filter(seconds)["machine"].value_counts().sort("count", "machine", descending=[True, False])
-    if machines.is_empty():
-        return rows, None
-    most = machines["machine"][0]
-    return rows.filter(~seconds | (pl.col("machine") == most)), most
+    found: tuple[int, pl.DataFrame, str | None] = (0, rows.filter(~seconds), None)
+    for machine in rows.filter(seconds)["machine"].unique().sort():
+        own = rows.filter(~seconds | (pl.col("machine") == machine))
+        told = sum(training_cost(study, own, run, "train_seconds") is not None for run in study.runs)
+        if told > found[0]:
+            found = told, own, machine
+    return found[1:]

@@ -58,7 +58,7 @@ def render(name: str) -> str:
                 f"![patch size x clip length of each model]({name}-{corpus}.png)",
                 *(part for model in order for part in _matrix_table(own.filter(pl.col("model") == model), model)),
             ]
-        own, machine = timed_alike(own)
+        own, machine = timed_alike(study, own)
         alike = f" Seconds are of runs without `--jobs`, all on {machine}." if machine else ""
         parts += [
             "Cost of training, with the run that a model starts from; the ratios are to the first of each column. "
@@ -115,7 +115,10 @@ def _label(axis: str, value: tuple[Any, ...]) -> str:
 
 
 def _cost_table(study: Study, rows: pl.DataFrame, corpus: str) -> str:
-    lines = [["model", "epochs", "accuracy at home", "GMAC", "ratio", "10^6 tokens", "ratio", "seconds", "ratio"]]
+    costs = [("train_gmac", "GMAC", 1.0), ("train_tokens", "10^6 tokens", 1e6)]
+    if "train_seconds" in rows["metric"]:
+        costs.append(("train_seconds", "seconds", 1.0))
+    lines = [["model", "epochs", "accuracy at home", *(title for _, name, _ in costs for title in (name, "ratio"))]]
     first: dict[str, float] = {}
     for run in [run for run in study.runs if run.name in rows["model"]]:
         line = [
@@ -123,7 +126,7 @@ def _cost_table(study: Study, rows: pl.DataFrame, corpus: str) -> str:
             epochs_of(study, run, corpus),
             _spread([100 * value for value in at_home(rows, run, corpus)["value"]]),
         ]
-        for metric, unit in (("train_gmac", 1.0), ("train_tokens", 1e6), ("train_seconds", 1.0)):
+        for metric, _, unit in costs:
             mean = training_cost(study, rows, run, metric)
             if mean is None:
                 line += ["", ""]

@@ -153,6 +153,10 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, hugging_face):
         done = audiolib("convert", tmp_path / source, tmp_path / "out", "--pickle")
         assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
     (tmp_path / "cut.pth").write_bytes(b"")
+    (tmp_path / "bare").mkdir()
+    shutil.copy(hugging_face / "model.safetensors", tmp_path / "bare")
+    (tmp_path / "bare" / "config.json").write_text("{}")
+    assert "it has no 'num_hidden_layers'" in audiolib("convert", tmp_path / "bare", tmp_path / "out").stderr
     (tmp_path / "text.wav").write_text("eight words that are no tensors at all, really")
     assert "cannot read weights" in audiolib("convert", tmp_path / "text.wav", tmp_path / "out", "--pickle").stderr
     assert "a .pth file is a pickle" in audiolib("convert", tmp_path / "text.wav", tmp_path / "out").stderr

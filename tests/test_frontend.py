@@ -9,7 +9,7 @@ import torch
 from transformers import ASTFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from audiolib.frontend import BadClip, Frontend, decode, log_mel
+from audiolib.frontend import BadClip, Frontend, _cut_short, decode, log_mel
 from tests.corpora.replicas import wav_bytes
 
 FRONTEND = Frontend(sample_rate=16000, mel_bins=128, window_ms=25, hop_ms=10)
@@ -162,3 +162,18 @@ def test_a_wav_of_a_pipe_does_not_know_its_length(tmp_path, length, fine):
     else:
         with pytest.raises(BadClip, match="cut short"):
             decode(tmp_path / "a.wav", 16000)
+
+
+@pytest.mark.parametrize(
+    "length, size, fine",
+    [(0xFFFFFFFF, 2**31 + 10**6, True), (0x90000000, 10**6, False), (0x90000000, 2**31 + 10**6, False)],
+)
+def test_a_recording_of_gigabytes_is_cut_short_or_open(tmp_path, length, size, fine):
+    """As the system has it: a sparse file takes no space."""
+    content = bytearray(wav_bytes(0.1))
+    place = content.index(b"data") + 4
+    content[place : place + 4] = length.to_bytes(4, "little")
+    with (tmp_path / "a.wav").open("wb") as file:
+        file.write(content)
+        file.truncate(size)
+    assert _cut_short(tmp_path / "a.wav") is not fine

@@ -128,6 +128,23 @@ def test_a_study_continues_and_its_tables_are_its_rows(project, capsys):
     assert replaced.filter(~own).equals(rows.filter(~own)) and len(replaced) == len(rows)
     found = replaced.filter(own & (pl.col("metric") == "accuracy"))["value"]
     assert found.equals(rows.filter(own & (pl.col("metric") == "accuracy"))["value"]), "and they are the same again"
+    assert replaced["run"].equals(rows["run"]), "at their old place, so that a diff shows what differs"
+
+
+@pytest.mark.slow
+def test_an_interrupted_repetition_continues(project, monkeypatch, capsys):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    study.run_study("small", seeds=[1], runs=["fixed"])
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(study, "_measure", killed)
+        study.run_study("small", seeds=[1], runs=["fixed"], again=True)
+    assert len(evidence.read_evidence("small")) > 0, "the old rows stay until there are new ones"
+    for trains in (False, True):  # The second time it is another repetition.
+        capsys.readouterr()
+        study.run_study("small", seeds=[1], runs=["fixed"], again=True)
+        assert ("epoch 1/1" in capsys.readouterr().err) == trains
 
 
 @pytest.mark.slow
@@ -228,18 +245,18 @@ def test_a_run_whose_process_cannot_begin_says_so(tmp_path, end, message):
     assert message in study_jobs._error(process, tmp_path / "a.log")
 
 
-def test_only_seconds_of_the_commonest_machine_are_compared():
+def test_seconds_are_those_of_the_machine_that_tells_the_cost_of_most_runs():
+    """Of a run that starts from another both have to be known."""
+    small = validate(Study, SMALL, "a study")
+    places = [("fixed", "fast"), ("flexible", "fast"), ("flexible", "slow"), ("flexible", "slow")]
     rows = pl.DataFrame(
-        {
-            "model": ["a", "b", "c", "a"],
-            "metric": ["train_seconds", "train_seconds", "train_seconds", "train_gmac"],
-            "machine": ["fast", "slow", "slow", "fast"],
-        }
+        [{"model": model, "metric": "train_seconds", "value": 1.0, "machine": machine} for model, machine in places]
+        + [{"model": "fixed", "metric": "train_gmac", "value": 2.0, "machine": "slow"}]
     )
-    kept, machine = study_home.timed_alike(rows)
-    assert machine == "slow"
-    assert kept.rows() == rows[1:].rows(), "other costs are counted, and stay"
-    assert study_home.timed_alike(rows[3:])[1] is None and len(study_home.timed_alike(rows[3:])[0]) == 1
+    kept, machine = study_home.timed_alike(small, rows)
+    assert machine == "fast" and kept.rows() == [rows.row(n) for n in (0, 1, 4)], "other costs are counted, and stay"
+    kept, machine = study_home.timed_alike(small, rows[2:])
+    assert machine is None and kept.rows() == [rows.row(4)]
 
 
 def test_a_run_starts_from_an_earlier_one():

@@ -184,7 +184,9 @@ def _read(
             return *from_hugging_face_ast(state, values), classes, extractor
         state = torch.load(asked.source, map_location="cpu", weights_only=True)  # Tensors alone: no code is run.
     except (OSError, EOFError, SafetensorError, LookupError, RuntimeError, ValueError) as error:
-        reason = "it is not such a file" if isinstance(error, LookupError) else " ".join(str(error).split())
+        reason = " ".join(str(error).split())
+        if isinstance(error, LookupError):  # Its text is a missing name in a folder, and means nothing in a file.
+            reason = f"it has no {reason}" if asked.source.is_dir() else "it is not such a file"
         raise AudiolibError(f"cannot read weights from {asked.source}: {reason}") from error
     except Exception as error:  # The unpickler's own class, which only pickle exports.
         if type(error).__name__ != "UnpicklingError":

@@ -31,21 +31,31 @@ def library(source: Path) -> ctypes.CDLL:
     Raises:
         KernelUnavailable: no C++ compiler, one that fails, or no place for what it makes.
     """
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
+    compiler = _compiler()
     if not compiler:
         raise KernelUnavailable(f"{source.stem} needs a C++ compiler (g++ or clang++) on first use")
-    compiling, linking = _commands(shlex.split(compiler), source)  # CXX may be `ccache g++`.
+    compiling, linking = _commands(compiler, source)
     texts = [path.read_text(encoding="utf-8") for path in (source, _HEADERS / "vector_math.h")]
     told = "\0".join([*texts, torch.__version__, *compiling, *linking])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "audiolib"
     target = folder / f"{source.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
     if not target.exists():
-        print(f"compiling {source.name} with {compiler}, once (about 10 s)", file=sys.stderr, flush=True)
+        print(f"compiling {source.name} with {compiler[0]}, once (about 10 s)", file=sys.stderr, flush=True)
         try:
             _build(compiling, linking, target)
         except OSError as error:
-            raise KernelUnavailable(f"{compiler} cannot build {target}: {error}") from error
+            raise KernelUnavailable(f"{compiler[0]} cannot build {target}: {error}") from error
     return ctypes.CDLL(str(target))
+
+
+def _compiler() -> list[str]:
+    """The words of CXX, which may be `ccache g++`, else the first compiler that is found; none if there is none."""
+    try:
+        if named := shlex.split(os.environ.get("CXX", "")):
+            return named
+    except ValueError as error:
+        raise KernelUnavailable(f"CXX is no command: {error}") from error
+    return [found for name in ("g++", "c++", "clang++") if (found := shutil.which(name))][:1]
 
 
 def _build(compiling: list[str], linking: list[str], target: Path) -> None:

@@ -242,6 +242,9 @@ def test_a_compiler_that_is_not_there_or_no_place_for_its_work_is_one_line(tmp_p
     with pytest.raises(KernelUnavailable, match="cannot build /proc/none"):
         build.library.__wrapped__(tmp_path / "two.cpp")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "g++ '")
+    with pytest.raises(KernelUnavailable, match="CXX is no command"):
+        build.library.__wrapped__(tmp_path / "two.cpp")
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(KernelUnavailable, match="no-such-compiler cannot build"):
         build.library.__wrapped__(tmp_path / "two.cpp")
