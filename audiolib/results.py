@@ -117,11 +117,22 @@ def home(settings: dict[str, Any]) -> Home:
     stored, hops, patches = float(own["hop_ms"]), {}, {}
     bands, frames = as_size(settings["model"]["architecture"].get("patch", 16))
     for stage in ("pretrain", "finetune"):
-        last = (settings["model"][stage]["phases"] or [{"compression": 1, "method": "none"}])[-1]
-        wider = last["method"] == "patchify"  # Then a patch is coarser, otherwise a frame is.
-        hops[stage] = stored * (1 if wider else last["compression"])
-        patches[stage] = (bands, round(frames * last["compression"]) if wider else frames)
+        patches[stage], hops[stage] = ended_at(settings["model"][stage]["phases"], (bands, frames), stored)
     return Home(patches, float(settings["data"]["seconds"]), hops)
+
+
+def ended_at(phases: list[dict[str, Any]], patch: tuple[int, int], hop_ms: float) -> tuple[tuple[int, int], float]:
+    """Patch size, in frames, and hop of the last phase: `patchify` makes patches coarser, all else frames.
+
+    Args:
+        phases: of a training; none is like one at full resolution.
+        patch: size at full resolution.
+        hop_ms: of the stored log-mel.
+    """
+    last = (phases or [{"compression": 1, "method": "none"}])[-1]
+    if last["method"] == "patchify":
+        return (patch[0], round(patch[1] * last["compression"])), hop_ms
+    return patch, hop_ms * last["compression"]
 
 
 def main_metric(rows: pl.DataFrame) -> str:

@@ -5,13 +5,11 @@ from typing import Any
 
 import polars as pl
 
-from audiolib.config.corpus import DataPreset
+from audiolib.config.corpus import DataPreset, FeaturesSection
 from audiolib.config.strict import read_yaml, validate
 from audiolib.config.study import Study, StudyRun
 from audiolib.evidence import ROOT
-from audiolib.results import as_size
-
-_STORED_HOP = 10.0
+from audiolib.results import as_size, ended_at
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,10 @@ class StudyHome:
 
 def home_of(run: StudyRun, corpus: str) -> StudyHome:
     """A model of several sizes is at home at 16 x 16, where its kernel is stored."""
-    bands, frames = as_size(run.architecture.get("patch", 16))
-    last = _phases(run)[-1]
-    hop = _STORED_HOP * (last["compression"] if last["method"] == "frame_shift" else 1)
-    return StudyHome(bands, frames, run.seconds or _data(corpus).seconds, hop)
+    data = _data(corpus)
+    own = getattr(data.source, "frontend", None) or FeaturesSection(**read_yaml(ROOT / "params.yaml")["features"])
+    patch, hop = ended_at(_phases(run), as_size(run.architecture.get("patch", 16)), float(own.hop_ms))
+    return StudyHome(*patch, run.seconds or data.seconds, hop)
 
 
 def _phases(run: StudyRun) -> list[dict[str, Any]]:

@@ -276,3 +276,18 @@ def test_precision_is_one_for_all_or_named_for_each_corpus():
 def test_tables_of_a_study_without_rows_say_what_to_run(project):
     with pytest.raises(AudiolibError, match=r"run `python -m audiolib\.study small` first"):
         study_tables.render("small")
+
+
+@pytest.mark.parametrize(
+    "method, factor, patch, hop",
+    [("none", 1, 16, 10.0), ("avg_pool", 2, 16, 20.0), ("frame_shift", 1.5, 16, 15.0), ("patchify", 2, 32, 10.0)],
+)
+def test_a_run_is_at_home_where_its_last_phase_was(method, factor, patch, hop):
+    run = {
+        "name": "one",
+        "preset": "ast",
+        "recipe": {"phases": [PHASE, {**PHASE, "method": method, "compression": factor}]},
+    }
+    small = validate(Study, {**SMALL, "runs": [run]}, "a study")
+    found = study_home.home_of(small.runs[0], "fsdd")
+    assert (found.patch, found.hop_ms) == ((16, patch), hop)
