@@ -34,7 +34,13 @@ SHOWN = {
         "any": "any: FlexiAST in ElasticAST's packs",
         "any aum": "any aum: the same with Audio Mamba",
     },
-    "flexi": {"ast-p8": "AST/8", "ast-p16": "AST/16", "ast-p32": "AST/32", "flexi": "FlexiAST, from AST/8"},
+    "flexi": {
+        "ast-p8": "AST/8",
+        "ast-p16": "AST/16",
+        "ast-p32": "AST/32",
+        "flexi": "FlexiAST, from AST/8",
+        "flexi dense": "FlexiAST, ten sizes drawn",
+    },
     "elastic": {
         "ast 0.96 s": "AST/16, 0.96 s, 10 ms",
         "ast 20 ms": "AST/16, 0.96 s, 20 ms",
