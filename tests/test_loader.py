@@ -227,3 +227,11 @@ def test_where_both_clips_are_padding_so_is_their_mixture(clips):
     plain = augment(freq_mask=0, time_mask=0, mixup=1.0, roll=0, noise=0.0)
     for batch in run(clips, whole, changes=plain):
         assert bool((batch.mel.reshape(len(batch), whole.frames, -1)[:, -50:] == 0).all())
+
+
+def test_a_hop_is_what_was_asked_for_whatever_the_stored_one(small_features):
+    """12.5 times 14.5 / 12.5 is a little less than 14.5, of which a front end would make a sample too few."""
+    clips = read_split(small_features, "valid", waveform=True)
+    stored = replace(clips, frontend={**clips.frontend, "hop_ms": 12.5})
+    wanted = log_mel(from_int16(clips.held.waves[0]), Frontend(**{**clips.frontend, "hop_ms": 14.5}))
+    np.testing.assert_array_equal(stored.log_mel(0, 14.5 / 12.5), wanted)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from audiolib import checkpoint
 from audiolib.checkpoint import Checkpoints
 from audiolib.errors import AudiolibError
+from audiolib.job import Job
 from audiolib.train import Trainer, fit
 from tests.conftest import ROOT
 from tests.recipes import TINY, job, packed_recipe, phase, recipe
@@ -47,13 +48,8 @@ ELASTIC = {"architecture": {**TINY, "name": "elastic_nano"}, "recipe": packed_re
 EQUAL = {"recipe": recipe(phases=TWO_PHASES)}
 
 
-@pytest.mark.parametrize(
-    "settings, stop", [(EQUAL, stop) for stop in (1, 4, 6, 9, 12, 17, 23)] + [(ELASTIC, stop) for stop in (2, 11)]
-)
-def test_killed_at_any_step_and_resumed_ends_with_the_same_bytes(small_features, tmp_path, monkeypatch, settings, stop):
-    """Steps 6, 12, 18 of equal batches end an epoch; 12 is the hand-over from the coarse to the fine phase."""
-    fit(job(small_features, tmp_path / "whole", **settings))
-
+def fit_killed_before(stop: int, monkeypatch: pytest.MonkeyPatch, plan: Job) -> None:
+    """Train until a step, with a checkpoint after every one, so that the middle of an epoch is resumed, too."""
     real, steps = Trainer._step, []
 
     def dies(self, *rest):
@@ -61,16 +57,23 @@ def test_killed_at_any_step_and_resumed_ends_with_the_same_bytes(small_features,
             raise Killed
         steps.append(1)
         found = real(self, *rest)
-        # A checkpoint after every step, so that the middle of an epoch is resumed, too.
         self.saved_at = -1e9
         return found
 
-    monkeypatch.setattr(Trainer, "_step", dies)
-    monkeypatch.setattr("audiolib.train._CHECK_EVERY", 1)
-    with pytest.raises(Killed):
-        fit(job(small_features, tmp_path / "cut", **settings))
-    monkeypatch.setattr(Trainer, "_step", real)
-    fit(job(small_features, tmp_path / "cut", **settings))
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Trainer, "_step", dies)
+        patched.setattr("audiolib.train._CHECK_EVERY", 1)
+        fit(plan)
+
+
+@pytest.mark.parametrize(
+    "settings, stop", [(EQUAL, stop) for stop in (1, 4, 6, 9, 12, 17, 23)] + [(ELASTIC, stop) for stop in (2, 11)]
+)
+def test_killed_at_any_step_and_resumed_ends_with_the_same_bytes(small_features, tmp_path, monkeypatch, settings, stop):
+    """Steps 6, 12, 18 of equal batches end an epoch; 12 is the hand-over from the coarse to the fine phase."""
+    fit(job(small_features, tmp_path / "whole", **settings))
+    fit_killed_before(stop, monkeypatch, plan := job(small_features, tmp_path / "cut", **settings))
+    fit(plan)
     for folder in ("out", "out/last"):
         assert same(weights(tmp_path / "whole" / folder), weights(tmp_path / "cut" / folder))
     rows = [list(csv.DictReader((tmp_path / name / "out/history.csv").open())) for name in ("whole", "cut")]

@@ -16,7 +16,7 @@ from audiolib.job import fingerprint
 from audiolib.launch import scaled
 from audiolib.train import Trainer, fit
 from tests.recipes import job, phase, recipe
-from tests.test_resume import ELASTIC, EQUAL, TWO_PHASES, Killed, same, weights
+from tests.test_resume import ELASTIC, EQUAL, TWO_PHASES, Killed, fit_killed_before, same, weights
 
 
 @pytest.mark.parametrize("settings", [EQUAL, ELASTIC])
@@ -69,21 +69,8 @@ def test_the_mean_of_the_last_epochs_is_what_is_kept(small_features, tmp_path, m
 def test_averages_survive_a_kill(small_features, tmp_path, monkeypatch, averaging):
     plan = {"recipe": recipe(phases=TWO_PHASES, averaging=averaging), "accumulate": 2}
     fit(job(small_features, tmp_path / "whole", **plan))
-    real, steps = Trainer._step, []
-
-    def dies(self, *rest):
-        if len(steps) == 20:
-            raise Killed
-        steps.append(1)
-        self.saved_at = -1e9
-        return real(self, *rest)
-
-    monkeypatch.setattr(Trainer, "_step", dies)
-    monkeypatch.setattr("audiolib.train._CHECK_EVERY", 1)
-    with pytest.raises(Killed):
-        fit(job(small_features, tmp_path / "cut", **plan))
-    monkeypatch.setattr(Trainer, "_step", real)
-    fit(job(small_features, tmp_path / "cut", **plan))
+    fit_killed_before(20, monkeypatch, cut := job(small_features, tmp_path / "cut", **plan))
+    fit(cut)
     assert same(weights(tmp_path / "whole/out"), weights(tmp_path / "cut/out"))
 
 

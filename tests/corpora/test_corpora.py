@@ -15,7 +15,7 @@ from audiolib.config.corpus import (
     SpeechCommandsSource,
     SyntheticSource,
 )
-from audiolib.corpora import speech_commands
+from audiolib.corpora import speech_commands, synthetic
 from audiolib.corpora.clips import Clip, as_clips, read_clips
 from audiolib.corpora.prepare import prepare
 from audiolib.corpora.splits import split_groups
@@ -145,3 +145,12 @@ def test_adding_a_class_moves_no_clip_of_another():
 def test_clips_whose_label_sets_are_all_different_are_still_split():
     members = [(label, f"clip{i}") for i in range(60) for label in (f"a{i % 6}", f"b{i % 10}", f"c{i % 15}")]
     assert set(split_groups(members, valid=0.15, test=0.2).values()) == {"train", "valid", "test"}
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    clip = tmp_path / "audio" / next(iter(CLASSES)) / "0000.wav"
+    clip.parent.mkdir(parents=True)
+    clip.symlink_to("/dev/full")
+    source = SyntheticSource(corpus="synthetic", clips_per_class=12, seed=1)
+    with pytest.raises(AudiolibError, match="no space left on the disk"):
+        synthetic.fetch(source, DownloadSection(mirror=None, sha256=None, folder=None), tmp_path / "audio", tmp_path)

@@ -122,3 +122,13 @@ def test_names_are_listed_and_unknown_ones_refused():
         create_model("flexi_huge", num_classes=2)
     with pytest.raises(AudiolibError, match="unknown model setting 'colour'"):
         create_model("ast_nano", num_classes=2, colour="red")
+
+
+@pytest.mark.parametrize("change", [{"width": 198}, {"heads": 5}])
+def test_a_width_that_cannot_be_shared_is_one_line(change):
+    with pytest.raises(AudiolibError, match="has to be a multiple of 4 and of heads"):
+        create_model("ast_nano", 4, **change)
+
+
+def test_a_square_patch_may_be_one_number():
+    assert create_model("ast_nano", 4, width=24, depth=1, heads=2, patch=12).config.patch == (12, 12)
