@@ -40,4 +40,4 @@ ui: $(STAMP)
 gpu: export PATH := $(OUTSIDE)
 gpu:
 	python3 -m pytest -m gpu tests/kernels
-	python3 -m audiolib.bench flexible packing scan length scan_gpu --device cuda --keep
+	python3 -m audiolib.bench flexible packing precision scan length scan_gpu --device cuda --keep

@@ -1,6 +1,7 @@
 """Evidence that is kept: `docs/results/<name>.csv`, one row a number, and `<name>.runs.csv`, where each run is from.
 
-What all rows of a run share is written once: corpus and seed, and commit, date, command and machine.
+What all rows of a run share is written once: corpus and seed; commit, date, command and machine; and the precision that
+it trained in.
 """
 
 from pathlib import Path
@@ -14,10 +15,11 @@ from audiolib.results import SCHEMA, table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-ORIGIN = {"commit": pl.String, "date": pl.String, "command": pl.String, "machine": pl.String}
+ORIGIN = {"commit": pl.String, "date": pl.String, "command": pl.String, "machine": pl.String, "precision": pl.String}
 EVIDENCE = {**SCHEMA, **ORIGIN}
 # A model is told, too: two models of a study that share a recipe share the run.
 _KEY = ["run", "model"]
+_TASK = ["model", "corpus", "seed"]
 _SHARED = ["stage", "corpus", "seed", *ORIGIN]
 _RUNS = {column: EVIDENCE[column] for column in _KEY + _SHARED}
 _ROWS = {column: kind for column, kind in SCHEMA.items() if column not in _SHARED}
@@ -29,15 +31,16 @@ def read_evidence(name: str) -> pl.DataFrame:
     return rows.join(runs, on=_KEY, how="left", maintain_order="left").select(list(EVIDENCE))
 
 
-def append_rows(name: str, rows: list[dict[str, Any]], command: str) -> None:
-    """Add the result rows of one run, or put them in the place of older ones of it; files are replaced as a whole, so
-    that a crash leaves the old ones.
+def append_rows(name: str, rows: list[dict[str, Any]], command: str, precision: str) -> None:
+    """Add the result rows of one run, or put them in the place of older ones of it, trained in either precision; files
+    are replaced as a whole, so that a crash leaves the old ones.
     """
-    more = table(rows).with_columns(*(pl.lit(value).alias(key) for key, value in origin(command).items()))
+    known = {**origin(command), "precision": precision}
+    more = table(rows).with_columns(*(pl.lit(value).alias(key) for key, value in known.items()))
     with lock(scratch_folder(ROOT) / "evidence.lock"):
-        every, own = read_evidence(name), more.select(_KEY).unique()
-        kept = every.join(own, on=_KEY, how="anti", maintain_order="left")
-        place = every.with_row_index().join(own, on=_KEY, how="semi")["index"].min()
+        every, own = read_evidence(name), more.select(_TASK).unique()
+        kept = every.join(own, on=_TASK, how="anti", maintain_order="left")
+        place = every.with_row_index().join(own, on=_TASK, how="semi")["index"].min()
         place = len(kept) if place is None else place
         write_evidence(name, pl.concat([kept[:place], more, kept[place:]]))
 

@@ -10,7 +10,7 @@ import torch
 
 from audiolib.errors import AudiolibError
 from audiolib.files import code_digest, sha256_file
-from audiolib.predict import has_bf16
+from audiolib.precision import has_bf16
 
 if TYPE_CHECKING:
     from audiolib.config.training import Recipe, TrainSection
@@ -73,7 +73,7 @@ def fingerprint(job: Job, start_digest: str | None) -> dict[str, Any]:
     return {
         "stage": job.stage,
         "recipe": job.recipe.model_dump(mode="json"),
-        "precision": _precision(job.settings),
+        "precision": precision_of(job.settings),
         "memory_mib": job.settings.memory_mib,
         "kernels": [job.settings.attention, job.settings.scan],
         "architecture": job.architecture,
@@ -86,12 +86,12 @@ def fingerprint(job: Job, start_digest: str | None) -> dict[str, Any]:
     }
 
 
-def _precision(settings: "TrainSection") -> str:
-    """What `auto` means here: a training in bfloat16 is not continued in float32."""
+def precision_of(settings: "TrainSection") -> str:
+    """What `auto` means on this machine: a training in bfloat16 is not continued in float32."""
     if settings.precision != "auto":
         return settings.precision
     gpu = settings.device != "cpu" and torch.cuda.is_available()
-    return "bfloat16" if gpu and has_bf16(torch.device("cuda")) else "float32"
+    return "bfloat16" if has_bf16(torch.device("cuda" if gpu else "cpu")) else "float32"
 
 
 def check_settings(job: Job, world: int) -> None:

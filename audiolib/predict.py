@@ -10,7 +10,6 @@ from audiolib.dataset import Clips
 from audiolib.errors import AudiolibError
 from audiolib.loader import eval_batches
 from audiolib.models import Classifier
-from audiolib.progress import say
 from audiolib.views import View
 
 BATCH_FRAMES = 8192
@@ -57,22 +56,3 @@ def pick_device(name: str) -> torch.device:
 def own_cores() -> int:
     """Cores for this process: of this machine, shared by the training workers on it, whom Ray and torchrun count."""
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """`auto` means bfloat16 on a GPU that has it, float32 elsewhere."""
-    if precision == "bfloat16" and device.type == "cpu" and not cpu_has_bf16():
-        say(
-            "this CPU has no bfloat16 and imitates it, many times slower than float32; set precision to float32 or auto"
-        )
-    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda" and has_bf16(device))
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself."""
-    return torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bf16()
-
-
-def cpu_has_bf16() -> bool:
-    """Whether matrix products in bfloat16 are done by the CPU itself (AVX-512 or AMX)."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

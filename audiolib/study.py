@@ -4,6 +4,7 @@
 
 Rows are appended as each run ends, and where a run is from in `<name>.runs.csv`. A run whose rows are there is not
 repeated: the same command continues an interrupted study. On a GPU `--jobs N` trains so many models side by side.
+A run trains in bfloat16 where the hardware has it, in float32 elsewhere; both are the same run of the study.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import polars as pl
 from audiolib.config.corpus import DataPreset, DownloadSection, FeaturesSection
 from audiolib.config.strict import read_section, read_yaml, validate
 from audiolib.config.study import Study, StudyRun
-from audiolib.config.training import Architecture, ModelPreset, Recipe, TrainSection
+from audiolib.config.training import Architecture, ModelPreset, Precision, Recipe, TrainSection
 from audiolib.corpora.prepare import prepare
 from audiolib.dataset import MEMORY_MIB
 from audiolib.errors import run_main
@@ -29,7 +30,7 @@ from audiolib.evidence import append_rows, read_evidence
 from audiolib.features import extract
 from audiolib.files import digest, lock, read_json, scratch_folder, sha256_file, write_text
 from audiolib.grid import Cell, Grid, Trained
-from audiolib.job import Job
+from audiolib.job import Job, precision_of
 from audiolib.launch import scaled
 from audiolib.progress import say
 from audiolib.start import checkpoints_of
@@ -38,6 +39,7 @@ from audiolib.study_jobs import Task, side_by_side
 from audiolib.train import fit
 
 ROOT = Path(__file__).resolve().parent.parent
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 def run_study(
@@ -109,14 +111,15 @@ def do(name: str, task: Task, *, alone: bool = True, again: bool = False) -> Non
             _train(name, study, task, features, alone)
             rows, outcome = _measure(study, task, features, job.out, alone)
             timed = rows if alone else [{**row, "ms": None} for row in rows]
-            append_rows(name, timed, f"python -m audiolib.study {name}")
+            append_rows(name, timed, f"python -m audiolib.study {name}", precision_of(job.settings))
             outcome.written()
             begun.unlink(missing_ok=True)
 
 
 def _is_done(name: str, study: Study, task: Task) -> bool:
-    key = make_job(study, study.run(task.run), task.corpus, task.seed, features_of(task.corpus)).out.name
-    return not read_evidence(name).filter((pl.col("run") == key) & (pl.col("model") == task.run)).is_empty()
+    run, features = study.run(task.run), features_of(task.corpus)
+    keys = [make_job(study, run, task.corpus, task.seed, features, precision).out.name for precision in PRECISIONS]
+    return not read_evidence(name).filter(pl.col("run").is_in(keys), pl.col("model") == task.run).is_empty()
 
 
 def _train(name: str, study: Study, task: Task, features: Path, alone: bool) -> None:
@@ -147,8 +150,8 @@ def _beside(out: Path) -> Path:
     return out.with_suffix(".beside")
 
 
-def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path) -> Job:
-    """What a run of a study trains, in a folder named by recipe, shape, seed and corpus."""
+def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path, precision: Precision = "auto") -> Job:
+    """What a run of a study trains, in a folder named by recipe, shape, seed, corpus and precision."""
     preset = validate(ModelPreset, read_yaml(ROOT / "configs" / "model" / f"{run.preset}.yaml"), run.preset)
     data = validate(DataPreset, read_yaml(ROOT / "configs" / "data" / f"{corpus}.yaml"), corpus)
     where = f"study run {run.name}"
@@ -157,30 +160,32 @@ def make_job(study: Study, run: StudyRun, corpus: str, seed: int, features: Path
     architecture = validate(Architecture, shape, f"{where}.architecture")
     recipe = scaled(recipe, data.epochs_scale)
     seconds = run.seconds or data.seconds
-    start = make_job(study, study.run(run.start), corpus, seed, features).out if run.start is not None else None
+    before = study.run(run.start) if run.start is not None else None
+    start = make_job(study, before, corpus, seed, features, precision).out if before is not None else None
     described = architecture.model_dump(mode="json", exclude_none=True)
-    decisive = [recipe.model_dump(mode="json"), described, seconds, seed, study.precision_on(corpus)]
+    settings = TrainSection(
+        num_workers=1,
+        max_failures=0,
+        accumulate=1,
+        compile=False,
+        deterministic=False,
+        device="auto",
+        precision=precision,
+        attention="auto",
+        scan="auto",
+        loader_processes=None,
+        memory_mib=MEMORY_MIB,
+        checkpoint_seconds=120,
+        keep_checkpoints=2,
+        start=None,
+    )
+    decisive = [recipe.model_dump(mode="json"), described, seconds, seed, precision_of(settings)]
     key = digest([*decisive, str(start and start.name), corpus])
     scratch = scratch_folder(ROOT) / "study"
     return Job(
         stage="finetune",
         recipe=recipe,
-        settings=TrainSection(
-            num_workers=1,
-            max_failures=0,
-            accumulate=1,
-            compile=False,
-            deterministic=False,
-            device="auto",
-            precision=study.precision_on(corpus),
-            attention="auto",
-            scan="auto",
-            loader_processes=None,
-            memory_mib=MEMORY_MIB,
-            checkpoint_seconds=120,
-            keep_checkpoints=2,
-            start=None,
-        ),
+        settings=settings,
         architecture=described,
         features=features,
         seconds=seconds,

@@ -45,7 +45,8 @@ def render(name: str) -> str:
         seeds, clips = _distinct(own, "seed"), own["n"].drop_nulls().max()
         parts += [
             f"## {corpus}",
-            f"Seeds {', '.join(seeds)}; {clips} test clips; {study.precision_on(corpus)}. Accuracy in %.",
+            f"Seeds {', '.join(seeds)}; {clips} test clips; trained in "
+            f"{' and '.join(_distinct(own, 'precision'))}. Accuracy in %.",
         ]
         parts += [
             part

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,8 @@ from audiolib.metrics import accuracy, mean_average_precision
 from audiolib.objective import Objective
 from audiolib.optim import lr_factor, make_optimizer
 from audiolib.phases import draw_patch, phase_patch
-from audiolib.predict import own_cores, pick_device, shared_scores, use_bf16
+from audiolib.precision import settle
+from audiolib.predict import own_cores, pick_device, shared_scores
 from audiolib.progress import say
 from audiolib.shards import ShardFolder
 from audiolib.start import checkpoints_of, first_model, teacher
@@ -64,7 +65,9 @@ class Trainer:
         if job.settings.deterministic:
             make_deterministic()
         self.device = pick_device(job.settings.device)
-        self.bf16 = use_bf16(job.settings.precision, self.device)
+        precision = settle(job.settings.precision, self.device)
+        self.job = job = replace(job, settings=job.settings.model_copy(update={"precision": precision}))
+        self.bf16 = precision == "bfloat16"
         self.shards = ShardFolder(job.features)
         sound = needs_sound(job.recipe, self.shards.frontend["hop_ms"])
         self.train, self.valid = read_training(job.features, sound, job.settings.memory_mib)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from audiolib import launch
+from audiolib import launch, precision
 from audiolib.checkpoint import Checkpoints
 from audiolib.cluster import cluster_map
 from audiolib.errors import AudiolibError
@@ -19,7 +19,7 @@ from audiolib.features import extract
 from audiolib.job import Job
 from audiolib.launch import on_gpus, run
 from audiolib.predict import own_cores
-from audiolib.train import fit
+from audiolib.train import Trainer, fit
 from tests.conftest import features_section
 from tests.recipes import TINY, job, packed_recipe, phase, recipe
 from tests.test_features import hashes
@@ -166,6 +166,12 @@ def join(rank: int, folder: Path) -> None:
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
 
 
+def leave() -> None:
+    """Once the other worker needs this one no longer: gloo aborts a process that ends while its threads run."""
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
 def resume(rank: int, folder: Path) -> None:
     join(rank, folder)
     try:
@@ -174,6 +180,7 @@ def resume(rank: int, folder: Path) -> None:
     except AudiolibError as error:
         told = f"error: {error}"
     (folder / f"told-{rank}").write_text(told)
+    leave()
 
 
 def test_all_workers_continue_from_the_first_ones_checkpoint(tmp_path):
@@ -217,3 +224,16 @@ def test_a_worker_lost_at_the_very_end_does_not_cost_the_training(small_features
     fit(plan)
     told = capfd.readouterr().err
     assert "continuing after step 6" in told and "epoch" not in told
+
+
+def settled(rank: int, plan: Job, folder: Path) -> None:
+    join(rank, folder)
+    precision.cpu_has_bf16 = lambda: rank == 0
+    (folder / f"precision-{rank}").write_text(Trainer(plan, None).job.settings.precision)
+    leave()
+
+
+def test_workers_of_unlike_hardware_train_in_one_precision(small_features, tmp_path):
+    """Else they would not agree on which checkpoint is theirs, either."""
+    multiprocessing.spawn(settled, (job(small_features, tmp_path, precision="auto"), tmp_path), nprocs=2)
+    assert [(tmp_path / f"precision-{rank}").read_text() for rank in (0, 1)] == ["float32"] * 2

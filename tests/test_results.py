@@ -33,8 +33,10 @@ def test_the_page_of_reliability_is_made_of_its_rows():
 def test_kept_rows_are_those_of_the_recipes_that_stand_there(name):
     """Else the command that continues a study would train again what is kept, beside rows of another recipe."""
     study = read_study(name)
-    for model, corpus, seed, key in read_evidence(name).select("model", "corpus", "seed", "run").unique().rows():
-        assert make_job(study, study.run(model), corpus, seed, RESULTS).out.name == key, (model, corpus, seed)
+    columns = ["model", "corpus", "seed", "precision", "run"]
+    for model, corpus, seed, precision, key in read_evidence(name).select(columns).unique().rows():
+        job = make_job(study, study.run(model), corpus, seed, RESULTS, precision)
+        assert job.out.name == key, (model, corpus, seed)
 
 
 def test_the_table_of_the_readme_is_made_of_the_same_rows():

@@ -28,7 +28,6 @@ SMALL = {
     "question": "Does it run?",
     "corpora": ["synthetic"],
     "seeds": [1, 2],
-    "precision": "float32",
     "patch_sizes": [16, 32],
     "seconds": [0.5],
     "hops_ms": [20],
@@ -148,6 +147,18 @@ def test_an_interrupted_repetition_continues(project, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_a_run_is_the_same_in_either_precision(project, monkeypatch, capsys):
+    """Where it is repeated on other hardware its rows are replaced, not joined by more."""
+    for has, again, told in ((False, False, "float32"), (True, False, "float32"), (True, True, "bfloat16")):
+        monkeypatch.setattr("audiolib.precision.cpu_has_bf16", lambda has=has: has)
+        study.run_study("small", seeds=[1], runs=["fixed"], again=again)
+        rows = evidence.read_evidence("small")
+        assert set(rows["precision"]) == {told} and rows["run"].n_unique() == 1
+    assert "its rows are kept" in capsys.readouterr().err
+    assert f"trained in {told}." in study_tables.render("small")
+
+
+@pytest.mark.slow
 def test_weights_of_other_clips_are_not_measured(project, capsys):
     for step in ("first", "again", "other clips"):
         (project / "results/small.csv").unlink(missing_ok=True)
@@ -262,15 +273,6 @@ def test_seconds_are_those_of_the_machine_that_tells_the_cost_of_most_runs():
 def test_a_run_starts_from_an_earlier_one():
     with pytest.raises(AudiolibError, match="flexible starts from fixed, which no earlier run makes"):
         validate(Study, {**SMALL, "runs": SMALL["runs"][::-1]}, "s")
-
-
-def test_precision_is_one_for_all_or_named_for_each_corpus():
-    both = {**SMALL, "corpora": ["fsdd", "synthetic"]}
-    assert {validate(Study, both, "s").precision_on(corpus) for corpus in both["corpora"]} == {"float32"}
-    each = validate(Study, {**both, "precision": {"fsdd": "bfloat16", "synthetic": "float32"}}, "s")
-    assert [each.precision_on(corpus) for corpus in both["corpora"]] == ["bfloat16", "float32"]
-    with pytest.raises(AudiolibError, match="precision must name the corpora: fsdd, synthetic"):
-        validate(Study, {**both, "precision": {"fsdd": "bfloat16"}}, "s")
 
 
 def test_tables_of_a_study_without_rows_say_what_to_run(project):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from audiolib import predict
+from audiolib import precision
 from audiolib.averaging import Average
 from audiolib.config.training import Averaging
 from audiolib.errors import AudiolibError
@@ -122,13 +122,23 @@ def test_a_compiled_training_ends_where_a_plain_one_does(small_features, tmp_pat
     assert one.keys() == two.keys() and not same(one, two), "it was compiled: sums are in another order"
 
 
-def test_imitated_bfloat16_is_told(monkeypatch, capsys):
+def test_auto_is_bfloat16_where_the_hardware_has_it_and_imitation_is_told(monkeypatch, capsys):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(predict, "cpu_has_bf16", lambda: False)
-    assert predict.use_bf16("bfloat16", cpu) and "set precision to float32" in capsys.readouterr().err
-    assert not predict.use_bf16("auto", cpu) and capsys.readouterr().err == ""
-    monkeypatch.setattr(predict, "cpu_has_bf16", lambda: True)
-    assert predict.use_bf16("bfloat16", cpu) and capsys.readouterr().err == ""
+    for has, auto in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(precision, "cpu_has_bf16", lambda has=has: has)
+        assert [precision.settle(asked, cpu) for asked in ("auto", "float32")] == [auto, "float32"]
+        assert capsys.readouterr().err == ""
+        assert precision.settle("bfloat16", cpu) == "bfloat16"
+        assert ("set precision to float32" in capsys.readouterr().err) is not has
+
+
+@pytest.mark.parametrize("name, has", [("avx512_bf16", True), ("amx_bf16", True), ("bf16", True), ("avx512_f", False)])
+def test_avx512_alone_is_no_bfloat16(monkeypatch, name, has):
+    """oneDNN takes it there, and imitates it."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: True})
+    assert precision.cpu_has_bf16() is has
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not precision.cpu_has_bf16()
 
 
 def test_a_resumed_history_has_the_columns_of_one_that_was_not(tmp_path):
@@ -141,6 +151,9 @@ def test_a_resumed_history_has_the_columns_of_one_that_was_not(tmp_path):
 def test_a_training_in_bfloat16_is_not_continued_in_float32(small_features, tmp_path, monkeypatch):
     """`auto` means one here and the other there."""
     plan = job(small_features, tmp_path, precision="auto", device="auto")
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    assert fingerprint(plan, None) == fingerprint(job(small_features, tmp_path, precision="bfloat16"), None)
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
     here = fingerprint(plan, None)
     assert here == fingerprint(job(small_features, tmp_path, precision="float32"), None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

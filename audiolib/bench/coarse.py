@@ -13,7 +13,7 @@ from audiolib.loader import Epoch, EqualSteps, batches
 from audiolib.models import Classifier, create_model
 from audiolib.order import epoch_order
 from audiolib.phases import phase_patch
-from audiolib.predict import has_bf16
+from audiolib.precision import has_bf16
 from audiolib.views import phase_view
 
 FRAMES, CLIPS, STEPS = 96, 32, 4

@@ -12,7 +12,7 @@ from audiolib.kernels.segment_attention import choose
 from audiolib.models import create_model
 from audiolib.models.classifier import Classifier
 from audiolib.packing import best_fit, fill, next_fit
-from audiolib.predict import has_bf16
+from audiolib.precision import has_bf16
 
 # Frames of FSDD's 3,000 clips at a hop of 10 ms: the shortest, each hundredth of the way, the longest.
 FSDD = [

@@ -69,7 +69,7 @@ def doctor_command(parser: argparse.ArgumentParser) -> Run:
                 print(f"{name} is not installed")
         import torch
 
-        from audiolib.predict import cpu_has_bf16
+        from audiolib.precision import cpu_has_bf16
 
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
         print(f"GPU: {gpu}; threads: {torch.get_num_threads()}; C++ compiler: {shutil.which('c++') or 'none'}")

@@ -1,14 +1,12 @@
 """What a study trains and measures: one file of `configs/study`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveFloat, model_validator
 
 from audiolib.config.strict import Section
 from audiolib.config.training import PatchSizes, Seed
 from audiolib.errors import AudiolibError
-
-Precision = Literal["float32", "bfloat16"]
 
 
 class StudyRun(Section):
@@ -30,25 +28,17 @@ class Study(Section):
     """Every run is trained on every corpus with every seed, and measured once on the test split.
 
     It is measured along three lines, the rest being its own patch size, the corpus' clip length and the hop trained at;
-    with `matrix` at every patch size x clip length, too. `precision` is one for all, or one per corpus: a CPU without a
-    bfloat16 unit is forty times as slow in it, so that a study that goes on elsewhere needs float32 there.
+    with `matrix` at every patch size x clip length, too.
     """
 
     question: str
     corpora: Annotated[list[str], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
-    precision: Precision | dict[str, Precision]
     patch_sizes: PatchSizes
     seconds: list[PositiveFloat] = Field(default_factory=list)
     hops_ms: list[PositiveFloat] = Field(default_factory=list)
     matrix: bool = False
     runs: Annotated[list[StudyRun], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _precision_for_all(self) -> "Study":
-        if isinstance(self.precision, dict) and set(self.precision) != set(self.corpora):
-            raise ValueError(f"precision must name the corpora: {', '.join(self.corpora)}")
-        return self
 
     @model_validator(mode="after")
     def _starts_are_earlier(self) -> "Study":
@@ -67,7 +57,3 @@ class Study(Section):
             if run.name == name:
                 return run
         raise AudiolibError(f"no run {name}; the study has {', '.join(run.name for run in self.runs)}")
-
-    def precision_on(self, corpus: str) -> Precision:
-        """What the runs on a corpus are trained in."""
-        return self.precision[corpus] if isinstance(self.precision, dict) else self.precision

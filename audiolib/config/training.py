@@ -31,6 +31,7 @@ PatchSizes = Annotated[list[PatchSize], Field(min_length=1)]
 
 
 Seed = Annotated[int, Field(ge=0)]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def _range(value: object) -> object:
@@ -196,7 +197,7 @@ class TrainSection(Section):
     compile: bool
     deterministic: bool
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "float32", "bfloat16"]
+    precision: Precision
     attention: Literal["auto", "grouped", "varlen", "flex", "naive"]
     scan: Literal["auto", "cpp", "triton", "mamba_ssm", "naive"]
     loader_processes: NonNegativeInt | None

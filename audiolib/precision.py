@@ -1,0 +1,37 @@
+"""Whether a training computes in bfloat16 or in float32."""
+
+import torch
+from torch import distributed
+
+from audiolib.progress import say
+
+
+def settle(asked: str, device: torch.device) -> str:
+    """`float32` or `bfloat16`: what was asked for; `auto` is bfloat16 where every worker's hardware computes in it.
+
+    Of several workers all call this.
+    """
+    if asked == "bfloat16" and device.type == "cpu" and not cpu_has_bf16():
+        say(
+            "this CPU has no bfloat16 and imitates it, many times slower than float32; set precision to float32 or auto"
+        )
+    if asked != "auto":
+        return asked
+    everywhere = torch.tensor(int(has_bf16(device)), device=device)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(everywhere, distributed.ReduceOp.MIN)
+    return "bfloat16" if everywhere.item() else "float32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself."""
+    return torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bf16()
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies matrices of bfloat16 itself (AVX-512 BF16, AMX, Arm's BF16), by oneDNN.
+
+    oneDNN takes bfloat16 on every CPU with AVX-512; without these instructions it is slower there than float32.
+    """
+    able = torch.cpu.get_capabilities()
+    return torch.backends.mkldnn.is_available() and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
