@@ -1,10 +1,12 @@
-// What the C++ kernels compute with: vectors of float32 as torch has them, and functions inlined into their loops.
+// What the C++ kernels compute with: vectors of float32 as torch has them, read from and written to tensors of float32 or
+// bfloat16, and functions inlined into their loops.
 
 #pragma once
 
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
 
+#include <algorithm>
 #include <cstdint>
 
 using Vec = at::vec::Vectorized<float>;
@@ -13,6 +15,26 @@ constexpr int64_t W = Vec::size();
 namespace {
 
 constexpr float LOG2E = 1.44269504f;
+
+// Up to W elements of a row; bfloat16 is widened on its way in and rounded once on its way out.
+inline Vec load(const float* from, int64_t count) { return count == W ? Vec::loadu(from) : Vec::loadu(from, count); }
+
+inline Vec load(const at::BFloat16* from, int64_t count) {
+  at::BFloat16 padded[W];
+  if (count < W) {
+    std::fill(std::copy_n(from, count, padded), padded + W, at::BFloat16(0.0f));
+    from = padded;
+  }
+  Vec wide;
+  at::vec::load_fp32_from_bf16(from, wide);
+  return wide;
+}
+
+inline void store(const Vec& value, float* to, int64_t count) { count == W ? value.store(to) : value.store(to, count); }
+
+inline void store(const Vec& value, at::BFloat16* to, int64_t count) {
+  at::vec::convert_float_bfloat16(value, value).store(to, count);
+}
 
 // 2^x, within two units in the last place, inlined where a call would spill every register. The decay of a scan is
 // 2^(step A log2(e)): with log2(e) in A the argument needs no reduction but the split into a whole and a fraction.

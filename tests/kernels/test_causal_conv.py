@@ -38,6 +38,22 @@ def test_on_a_gpu_forward_and_gradients_are_as_good_as_arithmetic_allows(case, r
     assert failures(triton, naive, on_gpu, **options, reverse=reverse) == []
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_bfloat16_is_widened_and_rounded_once(reverse):
+    """37 channels: the last vector is a part of one."""
+    tensors, options = drawn((7, 1, 4)), {"lengths": (7, 1, 4), "reverse": reverse}
+    half = {**tensors, "x": tensors["x"].bfloat16()}
+    grad = torch.randn(half["x"].shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    found = []
+    for given in (half, {**half, "x": half["x"].float()}):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in given.items()}
+        out = cpp(**leaves, **options)
+        out.backward(grad.to(out.dtype))
+        found.append([out, *(leaf.grad for leaf in leaves.values())])
+    for own, wide in zip(*found, strict=True):
+        assert torch.equal(own, wide.to(own.dtype))
+
+
 @pytest.mark.parametrize("impl", ["naive", "cpp"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_it_is_torchs_convolution_and_silu_on_each_clip(impl, reverse):

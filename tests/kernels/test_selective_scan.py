@@ -74,6 +74,24 @@ def test_a_gradient_that_is_a_little_too_large_is_noticed(case, share):
         assert [line.split(":")[0] for line in told] == [name], (name, told)
 
 
+@pytest.mark.parametrize("case", ["ragged", "ragged, reverse", "no gate, skip or bias", "huge steps"])
+def test_bfloat16_is_widened_and_rounded_once(case):
+    """The kernel's own reading and writing, of parts of a vector, too: bit for bit what conversion around it gives."""
+    tensors, options = inputs(case)
+    half = {name: tensor.bfloat16() if name in ("u", "delta", "z") else tensor for name, tensor in tensors.items()}
+    wide = {name: tensor.float() for name, tensor in half.items()}
+    grad = torch.randn(tensors["u"].shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    found = {}
+    for kind, given in (("half", half), ("wide", wide)):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in given.items()}
+        out = cpp(**leaves, **options)
+        out.backward(grad.to(out.dtype))
+        found[kind] = {"out": out, **{name: leaf.grad for name, leaf in leaves.items()}}
+    for name, own in found["half"].items():
+        assert torch.equal(own, found["wide"][name].to(own.dtype)), name
+        assert own.dtype == (half["u"] if name == "out" else half[name]).dtype
+
+
 def test_the_default_dtype_of_torch_changes_nothing():
     tensors, options = inputs("ragged")
     torch.set_default_dtype(torch.float64)

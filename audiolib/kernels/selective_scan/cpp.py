@@ -14,10 +14,10 @@ from audiolib.kernels.compile import library
 _SOURCE = Path(__file__).with_name("scan.cpp")
 STATES = (1, 4, 8, 16, 32)
 CHUNK = 64  # Of scan.cpp: tokens between the states that are kept.
-_POINTERS = ("u", "delta", "a", "b", "c", "d", "z", "bias", "bounds", "first")
+_POINTERS = ("u", "delta", "z", "a", "b", "c", "d", "bias", "bounds", "first")
 _NUMBERS = (
     *("segments", "channels", "states"),
-    *("u_stride", "delta_stride", "b_stride", "c_stride", "z_stride", "softplus", "reverse"),
+    *("u_stride", "delta_stride", "b_stride", "c_stride", "z_stride", "softplus", "reverse", "bfloat16"),
 )
 
 
@@ -26,7 +26,7 @@ class _Scan(ctypes.Structure):
 
 
 class _Gradients(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("out", "u", "delta", "a", "b", "c", "d", "z", "bias", "partial")]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("out", "u", "delta", "z", "a", "d", "bias", "partial")]
 
 
 def cpp(
@@ -45,7 +45,7 @@ def cpp(
     first: Tensor | None = None,
     return_last: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """See the contract in `__init__.py`; it computes in float32 and returns u's dtype.
+    """See the contract in `__init__.py`; it computes in float32, reads bfloat16 as it is, and returns u's dtype.
 
     Raises:
         KernelUnavailable: no compiler, or a number of states that it was not made for.
@@ -79,7 +79,8 @@ def _forward(
     kernel = _library()
     scan, kept = _scan((u, delta, A, B, C, D, z, bias), first, softplus, lengths, reverse)
     channels, states = A.shape
-    out, last = _new(torch.empty, *u.shape), _new(torch.empty, len(lengths), states, channels)
+    out = torch.empty(u.shape, dtype=_kind(u, delta, z), device="cpu")
+    last = _new(torch.empty, len(lengths), states, channels)
     if kernel.scan_chunk() != CHUNK:
         raise ValueError("CHUNK is not that of scan.cpp")
     count = sum(-(-length // CHUNK) for length in lengths) if keep else 0
@@ -109,17 +110,20 @@ def _backward(
     """Gradients of those of the first eight arguments that are there."""
     parts = (u, delta, A, B, C, D, z, bias)
     scan, kept = _scan(parts, first, softplus, lengths, reverse)
-    grad = _whole(grad)
-    shapes = [None if part is None else part.T.shape if part is A else part.shape for part in parts]
-    made = [None if shape is None else _new(torch.zeros, *shape) for shape in shapes]
+    kind = _kind(u, delta, z)
+    grad = grad.to(kind).contiguous()
+    to_u, to_delta, to_z = (
+        None if part is None else torch.empty(part.shape, dtype=kind, device="cpu") for part in (u, delta, z)
+    )
+    to_a = _new(torch.zeros, *A.T.shape)
+    to_d, to_bias = (None if part is None else _new(torch.zeros, *part.shape) for part in (D, bias))
     partial = _new(torch.zeros, torch.get_num_threads(), 2, len(grad), scan.states)
-    gradients = _Gradients(_at(grad), *map(_at, made), _at(partial))
+    gradients = _Gradients(*map(_at, (grad, to_u, to_delta, to_z, to_a, to_d, to_bias, partial)))
     _library().scan_backward(ctypes.byref(scan), _at(chunks), ctypes.byref(gradients))
     del kept
-    made[3], made[4] = partial.sum(0).unbind()
-    made[2] = made[2].T
+    made = (to_u, to_delta, to_a.T, *(partial[:, place].sum(0) for place in (0, 1)), to_d, to_z, to_bias)
     there = [(found, part) for found, part in zip(made, parts, strict=True) if part is not None]
-    return [found.to(part.dtype).clone(memory_format=torch.contiguous_format) for found, part in there]
+    return [found.to(part.dtype).contiguous() for found, part in there]
 
 
 @_forward.register_fake
@@ -160,13 +164,22 @@ def _scan(
     """The structure that the kernel reads, and the tensors that it points to."""
     u, delta, a, b, c, d, z, bias = parts
     states, channels = a.shape[1], a.shape[0]
-    held = [_rows(u), _rows(delta), _whole(a.T), _rows(b), _rows(c), _whole(d), _rows(z), _whole(bias)]
-    strides = [0 if held[place] is None else held[place].stride(0) for place in (0, 1, 3, 4, 6)]
+    kind = _kind(u, delta, z)
+    rows = [_rows(u, kind), _rows(delta, kind), _rows(b), _rows(c), _rows(z, kind)]
+    strides = [0 if part is None else part.stride(0) for part in rows]
+    held = [rows[0], rows[1], rows[4], _whole(a.T), rows[2], rows[3], _whole(d), _whole(bias)]
     held += [
         torch.tensor([0, *lengths], device="cpu").cumsum(0),
         None if first is None else _whole(first.transpose(1, 2)),
     ]
-    return _Scan(*map(_at, held), len(lengths), channels, states, *strides, int(softplus), int(reverse)), held
+    options = (int(softplus), int(reverse), int(kind == torch.bfloat16))
+    return _Scan(*map(_at, held), len(lengths), channels, states, *strides, *options), held
+
+
+def _kind(u: Tensor, delta: Tensor, z: Tensor | None) -> torch.dtype:
+    """What the kernel reads and writes: bfloat16 where all rows are, so that none is copied."""
+    rows = [part for part in (u, delta, z) if part is not None]
+    return torch.bfloat16 if all(part.dtype == torch.bfloat16 for part in rows) else torch.float32
 
 
 def _new(make: Callable[..., Tensor], *shape: int) -> Tensor:
@@ -174,11 +187,11 @@ def _new(make: Callable[..., Tensor], *shape: int) -> Tensor:
     return make(shape, dtype=torch.float32, device="cpu")
 
 
-def _rows(tensor: Tensor | None) -> Tensor | None:
-    """Float32 whose rows are contiguous; a slice of a wider projection stays where it is."""
+def _rows(tensor: Tensor | None, kind: torch.dtype = torch.float32) -> Tensor | None:
+    """A tensor whose rows are contiguous; a slice of a wider projection stays where it is."""
     if tensor is None:
         return None
-    tensor = tensor.float()
+    tensor = tensor.to(kind)
     return tensor if tensor.stride(1) == 1 else tensor.contiguous()
 
 

@@ -1,4 +1,5 @@
-// Selective scan on the CPU, forward and backward, in float32; the contract is in __init__.py.
+// Selective scan on the CPU, forward and backward, computed in float32; the contract is in __init__.py.
+// T is what u, delta, z and the output are kept in, and their gradients: float32 or bfloat16. All else is float32.
 //
 // A block of W channels (the width of a vector register) is independent of all others, so the threads share the blocks,
 // and every sum over time belongs to one thread. The (tokens, channels, states) intermediates are never stored: the
@@ -20,18 +21,20 @@ extern "C" {
 
 // All that both passes read. Pointers may be null where the contract says so; strides are in elements, from token to token.
 struct Scan {
-  const float *u, *delta, *a, *b, *c, *d, *z, *bias;  // a is (states, channels)
-  const int64_t* bounds;                              // segments + 1 cumulative lengths
-  const float* first;                                 // (segments, states, channels) or null
+  const void *u, *delta, *z;                // T
+  const float *a, *b, *c, *d, *bias;        // a is (states, channels)
+  const int64_t* bounds;                    // segments + 1 cumulative lengths
+  const float* first;                       // (segments, states, channels) or null
   int64_t segments, channels, states;
   int64_t u_stride, delta_stride, b_stride, c_stride, z_stride;
-  int64_t softplus, reverse;
+  int64_t softplus, reverse, bfloat16;
 };
 
 struct Gradients {
-  const float* out;                                    // (tokens, channels)
-  float *u, *delta, *a, *b, *c, *d, *z, *bias;         // of the shapes of the inputs, contiguous; a, d, bias start at 0
-  float* partial;                                      // (threads, 2, tokens, states), starts at 0
+  const void* out;           // T, (tokens, channels)
+  void *u, *delta, *z;       // T, of the shapes of the inputs, contiguous
+  float *a, *d, *bias;       // so, too; they start at 0
+  float* partial;            // (threads, 2, tokens, states), starts at 0
 };
 
 int64_t scan_chunk() { return CHUNK; }
@@ -39,7 +42,7 @@ int64_t scan_chunk() { return CHUNK; }
 
 namespace {
 
-template <int64_t J>
+template <typename T, int64_t J>
 struct Block {
   const Scan& in;
   const int64_t channel, width;
@@ -47,13 +50,23 @@ struct Block {
   Block(const Scan& scan, int64_t block)
       : in(scan), channel(block * W), width(std::min(W, scan.channels - block * W)) {}
 
-  Vec load(const float* from) const { return width == W ? Vec::loadu(from + channel) : Vec::loadu(from + channel, width); }
-  void store(const Vec& value, float* to) const { width == W ? value.store(to + channel) : value.store(to + channel, width); }
+  Vec load(const float* from) const { return ::load(from + channel, width); }
+  void store(const Vec& value, float* to) const { ::store(value, to + channel, width); }
   void add(const Vec& value, float* to) const { store(load(to) + value, to); }
+
+  // This block of a token's row, in a tensor of T.
+  Vec row(const void* from, int64_t token, int64_t stride) const {
+    return ::load(static_cast<const T*>(from) + token * stride + channel, width);
+  }
+  void store_row(const Vec& value, void* to, int64_t token) const {
+    ::store(value, static_cast<T*>(to) + token * in.channels + channel, width);
+  }
+  Vec u(int64_t token) const { return row(in.u, token, in.u_stride); }
+  Vec z(int64_t token) const { return row(in.z, token, in.z_stride); }
 
   // The step that a token stands for, after bias and softplus.
   Vec step(int64_t token) const {
-    Vec raw = load(in.delta + token * in.delta_stride);
+    Vec raw = row(in.delta, token, in.delta_stride);
     if (in.bias) raw = raw + load(in.bias);
     return in.softplus ? softplus(raw) : raw;
   }
@@ -78,9 +91,9 @@ inline int64_t visited(const Scan& in, int64_t segment, int64_t i) {
   return in.reverse ? in.bounds[segment + 1] - 1 - i : in.bounds[segment] + i;
 }
 
-template <int64_t J>
-void forward_block(const Scan& in, int64_t number, float* out, float* chunks, float* last) {
-  const Block<J> block(in, number);
+template <typename T, int64_t J>
+void forward_block(const Scan& in, int64_t number, void* out, float* chunks, float* last) {
+  const Block<T, J> block(in, number);
   const int64_t plane = J * in.channels;
   Vec a2[J], state[J];
   block.load_exponents(a2);
@@ -94,7 +107,7 @@ void forward_block(const Scan& in, int64_t number, float* out, float* chunks, fl
         chunks += plane;
       }
       const int64_t token = visited(in, segment, i);
-      const Vec u = block.load(in.u + token * in.u_stride), delta = block.step(token), push = delta * u;
+      const Vec u = block.u(token), delta = block.step(token), push = delta * u;
       const float *b = in.b + token * in.b_stride, *c = in.c + token * in.c_stride;
       Vec y = skip * u;
       for (int64_t j = 0; j < J; ++j) {
@@ -102,10 +115,10 @@ void forward_block(const Scan& in, int64_t number, float* out, float* chunks, fl
         y = at::vec::fmadd(Vec(c[j]), state[j], y);
       }
       if (in.z) {
-        const Vec z = block.load(in.z + token * in.z_stride);
+        const Vec z = block.z(token);
         y = y * z * sigmoid(z);
       }
-      block.store(y, out + token * in.channels);
+      block.store_row(y, out, token);
     }
     if (last) block.store_state(state, last + segment * plane);
   }
@@ -118,14 +131,14 @@ struct Scratch {
   Vec to_b[CHUNK][J], to_c[CHUNK][J];
 };
 
-template <int64_t J>
-void recompute(const Block<J>& block, const Vec* a2, const Vec& skip, int64_t segment, int64_t from, int64_t count,
+template <typename T, int64_t J>
+void recompute(const Block<T, J>& block, const Vec* a2, const Vec& skip, int64_t segment, int64_t from, int64_t count,
                const float* chunk, Scratch<J>& kept) {
   const Scan& in = block.in;
   block.load_state(kept.state[0], chunk);
   for (int64_t k = 0; k < count; ++k) {
     const int64_t token = visited(in, segment, from + k);
-    const Vec u = block.load(in.u + token * in.u_stride), delta = block.step(token), push = delta * u;
+    const Vec u = block.u(token), delta = block.step(token), push = delta * u;
     const float *b = in.b + token * in.b_stride, *c = in.c + token * in.c_stride;
     Vec y = skip * u;
     for (int64_t j = 0; j < J; ++j) {
@@ -139,20 +152,20 @@ void recompute(const Block<J>& block, const Vec* a2, const Vec& skip, int64_t se
 }
 
 // One chunk of one block, from its last token to its first; `carry` is the gradient that reaches the state after it.
-template <int64_t J>
-void backward_chunk(const Block<J>& block, const Vec* a, const Vec& skip, Vec* carry, int64_t segment, int64_t from,
+template <typename T, int64_t J>
+void backward_chunk(const Block<T, J>& block, const Vec* a, const Vec& skip, Vec* carry, int64_t segment, int64_t from,
                     int64_t count, Scratch<J>& kept, const Gradients& grad) {
   const Scan& in = block.in;
   Vec to_a[J], to_skip(0.0f), to_bias(0.0f);
   for (int64_t j = 0; j < J; ++j) to_a[j] = Vec(0.0f);
   for (int64_t k = count - 1; k >= 0; --k) {
     const int64_t token = visited(in, segment, from + k);
-    const Vec u = block.load(in.u + token * in.u_stride), delta = kept.delta[k], push = delta * u;
+    const Vec u = block.u(token), delta = kept.delta[k], push = delta * u;
     const float *b = in.b + token * in.b_stride, *c = in.c + token * in.c_stride;
-    Vec to_y = block.load(grad.out + token * in.channels);
+    Vec to_y = block.row(grad.out, token, in.channels);
     if (in.z) {
-      const Vec z = block.load(in.z + token * in.z_stride), gate = sigmoid(z);
-      block.store(to_y * kept.y[k] * gate * (Vec(1.0f) + z * (Vec(1.0f) - gate)), grad.z + token * in.channels);
+      const Vec z = block.z(token), gate = sigmoid(z);
+      block.store_row(to_y * kept.y[k] * gate * (Vec(1.0f) + z * (Vec(1.0f) - gate)), grad.z, token);
       to_y = to_y * z * gate;
     }
     Vec to_push(0.0f), to_delta(0.0f);
@@ -166,11 +179,11 @@ void backward_chunk(const Block<J>& block, const Vec* a, const Vec& skip, Vec* c
       to_delta = at::vec::fmadd(to_exponent, a[j], to_delta);
       to_a[j] = at::vec::fmadd(to_exponent, delta, to_a[j]);
     }
-    block.store(at::vec::fmadd(to_push, delta, to_y * skip), grad.u + token * in.channels);
+    block.store_row(at::vec::fmadd(to_push, delta, to_y * skip), grad.u, token);
     to_skip = at::vec::fmadd(to_y, u, to_skip);
     to_delta = at::vec::fmadd(to_push, u, to_delta);
     if (in.softplus) to_delta = to_delta * softplus_slope(delta);
-    block.store(to_delta, grad.delta + token * in.channels);
+    block.store_row(to_delta, grad.delta, token);
     to_bias = to_bias + to_delta;
   }
   for (int64_t j = 0; j < J; ++j) block.add(to_a[j], grad.a + j * in.channels);
@@ -191,7 +204,7 @@ void fold(const Scan& in, int64_t segment, int64_t from, int64_t count, Scratch<
 }
 
 // All chunks, the last first, of the blocks [begin, end).
-template <int64_t J>
+template <typename T, int64_t J>
 void backward_blocks(const Scan& in, int64_t begin, int64_t end, const float* chunks, const Gradients& grad, float* to_b,
                      float* to_c) {
   const int64_t plane = J * in.channels;
@@ -209,33 +222,57 @@ void backward_blocks(const Scan& in, int64_t begin, int64_t end, const float* ch
       for (int64_t k = 0; k < count; ++k)
         for (int64_t j = 0; j < J; ++j) kept->to_b[k][j] = kept->to_c[k][j] = Vec(0.0f);
       for (int64_t place = begin; place < end; ++place) {
-        const Block<J> block(in, place);
+        const Block<T, J> block(in, place);
         Vec a[J], a2[J];
         block.load_state(a, in.a);
         block.load_exponents(a2);
         const Vec skip = in.d ? block.load(in.d) : Vec(0.0f);
-        recompute<J>(block, a2, skip, segment, from, count, chunks + number * plane, *kept);
-        backward_chunk<J>(block, a, skip, &carries[(place - begin) * J], segment, from, count, *kept, grad);
+        recompute(block, a2, skip, segment, from, count, chunks + number * plane, *kept);
+        backward_chunk(block, a, skip, &carries[(place - begin) * J], segment, from, count, *kept, grad);
       }
       fold<J>(in, segment, from, count, *kept, to_b, to_c);
     }
   }
 }
 
-template <int64_t J>
-void forward(const Scan& in, float* out, float* chunks, float* last) {
+template <typename T, int64_t J>
+void forward(const Scan& in, void* out, float* chunks, float* last) {
   at::parallel_for(0, (in.channels + W - 1) / W, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t number = begin; number < end; ++number) forward_block<J>(in, number, out, chunks, last);
+    for (int64_t number = begin; number < end; ++number) forward_block<T, J>(in, number, out, chunks, last);
   });
 }
 
-template <int64_t J>
+template <typename T, int64_t J>
 void backward(const Scan& in, const float* chunks, const Gradients& grad) {
   const int64_t tokens = in.bounds[in.segments];
   at::parallel_for(0, (in.channels + W - 1) / W, 1, [&](int64_t begin, int64_t end) {
     float* own = grad.partial + at::get_thread_num() * 2 * tokens * J;
-    backward_blocks<J>(in, begin, end, chunks, grad, own, own + tokens * J);
+    backward_blocks<T, J>(in, begin, end, chunks, grad, own, own + tokens * J);
   });
+}
+
+template <typename T>
+int forward_of(const Scan& in, void* out, float* chunks, float* last) {
+  switch (in.states) {
+    case 1: forward<T, 1>(in, out, chunks, last); return 0;
+    case 4: forward<T, 4>(in, out, chunks, last); return 0;
+    case 8: forward<T, 8>(in, out, chunks, last); return 0;
+    case 16: forward<T, 16>(in, out, chunks, last); return 0;
+    case 32: forward<T, 32>(in, out, chunks, last); return 0;
+    default: return 1;
+  }
+}
+
+template <typename T>
+int backward_of(const Scan& in, const float* chunks, const Gradients& grad) {
+  switch (in.states) {
+    case 1: backward<T, 1>(in, chunks, grad); return 0;
+    case 4: backward<T, 4>(in, chunks, grad); return 0;
+    case 8: backward<T, 8>(in, chunks, grad); return 0;
+    case 16: backward<T, 16>(in, chunks, grad); return 0;
+    case 32: backward<T, 32>(in, chunks, grad); return 0;
+    default: return 1;
+  }
 }
 
 }  // namespace
@@ -243,25 +280,11 @@ void backward(const Scan& in, const float* chunks, const Gradients& grad) {
 extern "C" {
 
 // Returns 0, or 1 when there is no version for this number of states.
-int scan_forward(const Scan* in, float* out, float* chunks, float* last) {
-  switch (in->states) {
-    case 1: forward<1>(*in, out, chunks, last); return 0;
-    case 4: forward<4>(*in, out, chunks, last); return 0;
-    case 8: forward<8>(*in, out, chunks, last); return 0;
-    case 16: forward<16>(*in, out, chunks, last); return 0;
-    case 32: forward<32>(*in, out, chunks, last); return 0;
-    default: return 1;
-  }
+int scan_forward(const Scan* in, void* out, float* chunks, float* last) {
+  return in->bfloat16 ? forward_of<at::BFloat16>(*in, out, chunks, last) : forward_of<float>(*in, out, chunks, last);
 }
 
 int scan_backward(const Scan* in, const float* chunks, const Gradients* grad) {
-  switch (in->states) {
-    case 1: backward<1>(*in, chunks, *grad); return 0;
-    case 4: backward<4>(*in, chunks, *grad); return 0;
-    case 8: backward<8>(*in, chunks, *grad); return 0;
-    case 16: backward<16>(*in, chunks, *grad); return 0;
-    case 32: backward<32>(*in, chunks, *grad); return 0;
-    default: return 1;
-  }
+  return in->bfloat16 ? backward_of<at::BFloat16>(*in, chunks, *grad) : backward_of<float>(*in, chunks, *grad);
 }
 }
