@@ -32,6 +32,8 @@ class Batch:
     def __post_init__(self) -> None:
         if sum(self.lengths) != len(self.mel) or len(self.lengths) != len(self.stretch):
             raise ValueError(f"{len(self.mel)} frames, {len(self.stretch)} stretches, but lengths {self.lengths}")
+        if min(self.lengths, default=1) < 1:
+            raise ValueError(f"a clip of a batch has no frames: lengths {self.lengths}")
         if self.draws and len(self.draws) != len(self.lengths):
             raise ValueError(f"{len(self.draws)} draws for {len(self.lengths)} clips")
 

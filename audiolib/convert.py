@@ -57,23 +57,37 @@ def from_timm_vit(state: Mapping[str, Tensor]) -> State:
     """A timm ViT or DeiT under this library's names.
 
     The three colour channels of the patch kernel are summed, as AST's and FlexiAST's code do (papers.md 1.1), so that
-    a grey image gives the same tokens. The head belongs to image classes and is left out.
+    a grey image gives the same tokens. LayerScale is multiplied into the layer before it. The head belongs to image
+    classes and is left out.
+
+    Raises:
+        AudiolibError: the weights compute what no model here does, or their positions are no square grid.
     """
     found = {renamed(name, TIMM_NAMES): tensor for name, tensor in state.items() if not name.startswith("head")}
+    if other := sorted(name for name in found if re.search(r"^norm_pre\.|\.[qk]_norm\.|^reg_token", name)):
+        raise AudiolibError(f"these ViT weights have {other[0]}, which no model here has; use a ViT without it")
+    for name in [name for name in found if name.endswith(".gamma")]:
+        block, scaled = re.fullmatch(r"(blocks\.\d+)\.(ls1|ls2)\.gamma", name).groups()
+        layer, gamma = f"{block}.{'attention.project' if scaled == 'ls1' else 'mlp.shrink'}", found.pop(name)
+        found |= {
+            f"{layer}.weight": gamma[:, None] * found[f"{layer}.weight"],
+            f"{layer}.bias": gamma * found[f"{layer}.bias"],
+        }
     kernel, places = found.pop("patch_embed.proj.weight"), found.pop("pos_embed")[0]
-    prefix = torch.cat([found.pop(name)[0] for name in ("cls_token", "dist_token") if name in found])
-    side = round((len(places) - len(prefix)) ** 0.5)
-    if side**2 != len(places) - len(prefix):
+    prefix = [found.pop(name)[0] for name in ("cls_token", "dist_token") if name in found]
+    cells, side = places[len(prefix) :], math.isqrt(len(places))
+    if math.isqrt(len(cells)) ** 2 == len(cells):
+        side = math.isqrt(len(cells))
+    elif side**2 == len(places):  # The class token has no position of its own.
+        cells, places = places, torch.zeros(len(prefix), places.shape[1])
+    else:
         raise AudiolibError(
             f"these ViT weights have {len(places)} positions, which is no square grid; use a square one"
         )
-    grid = places[len(prefix) :].reshape(side, side, -1)
-    return found | {
-        "embed.weight": kernel.sum(1),
-        "embed.positions.grid": grid,
-        "prefix": prefix,
-        "prefix_positions": places[: len(prefix)],
-    }
+    found |= {"embed.weight": kernel.sum(1), "embed.positions.grid": cells.reshape(side, side, -1)}
+    if prefix:
+        found |= {"prefix": torch.cat(prefix), "prefix_positions": places[: len(prefix)]}
+    return found
 
 
 def from_hugging_face_ast(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[TransformerConfig, State]:
@@ -123,7 +137,7 @@ def to_hugging_face_ast(model: SpectrogramTransformer, classes: list[str]) -> tu
         AudiolibError: transformers' AST cannot compute this model: it has two prefix tokens, square patches, a fixed
             length and no padded border.
     """
-    config, (bands, steps) = model.config, model.embed.positions.grid.shape[:2]
+    config = model.config
     stride = tuple(model.embed.step(config.patch, axis) for axis in (0, 1))
     whole = [(length - config.patch[a]) % stride[a] == 0 for a, length in enumerate((config.mel_bins, config.frames))]
     plain = config.prefix_tokens == 2 and config.layout == "grid" and config.attention_scale is None
@@ -133,6 +147,7 @@ def to_hugging_face_ast(model: SpectrogramTransformer, classes: list[str]) -> tu
             "one; train the model with architecture: {prefix_tokens: 2}, and with border: crop where patches do not "
             "fill the spectrogram"
         )
+    bands, steps = model.embed.positions.grid.shape[:2]
     values = {
         "architectures": ["ASTForAudioClassification"],
         "model_type": "audio-spectrogram-transformer",
@@ -194,12 +209,12 @@ def write_hugging_face(source: Path, out: Path) -> None:
             f"Hugging Face's feature extractor makes Kaldi log-mel of 25 ms every 10 ms, uncompressed; {source} was "
             "trained on something else"
         )
+    values, state = to_hugging_face_ast(model, card.classes)
     if not math.isclose(card.fill, zeros_padded(card.frontend), abs_tol=1e-3):
         say(
             f"clips shorter than {card.seconds:g} s will differ: transformers pads them with "
             f"{zeros_padded(card.frontend):.3f}, this model was trained on padding of {card.fill:.3f}"
         )
-    values, state = to_hugging_face_ast(model, card.classes)
     extractor = {
         "feature_extractor_type": "ASTFeatureExtractor",
         "do_normalize": True,

@@ -13,6 +13,7 @@ from audiolib.errors import AudiolibError
 from audiolib.files import sha256_file
 from audiolib.job import Job, fingerprint
 from audiolib.models import Classifier, create_model
+from audiolib.models.spectrogram_transformer import SpectrogramTransformer
 from audiolib.models.transfer import transfer
 from audiolib.objective import Teacher
 from audiolib.pretrained import load, load_card
@@ -23,8 +24,8 @@ from audiolib.shards import ShardFolder
 def first_model(job: Job, shards: ShardFolder, frames: int) -> Classifier:
     """The job's architecture, filled from `job.start` where there is one.
 
-    Whatever the start's patch size and clip length, its kernel and positions are resized to those of the job; its head
-    is kept when it has the same classes (papers.md 2.1, "flexification").
+    Whatever the start's patch size, clip length and hop, its kernel and positions are resized to those of the job; its
+    head is kept when it has the same classes (papers.md 2.1, "flexification").
 
     Raises:
         AudiolibError: the start is no model folder and no safetensors file, or of another width.
@@ -37,19 +38,27 @@ def first_model(job: Job, shards: ShardFolder, frames: int) -> Classifier:
     if job.start is None:
         return model
     if job.start.is_dir():
-        source = load(job.start)
-        state = dict(source.state_dict())
-        spacing = source.embed.spacing
-        if load_card(job.start).classes != shards.classes:
+        source, card = load(job.start), load_card(job.start)
+        state, spacing = dict(source.state_dict()), source.embed.spacing
+        fits = {"hop": shards.frontend["hop_ms"] / card.frontend["hop_ms"], "scores": _scale(source) / _scale(model)}
+        if card.classes != shards.classes:
             state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     else:
-        state, spacing = read_vit(job.start), None
+        state, spacing, fits = read_vit(job.start), None, {}
     try:
-        told = transfer(state, model, spacing)
+        told = transfer(state, model, spacing, **fits)
     except ValueError as error:
         raise AudiolibError(f"cannot start from {job.start}: {error}") from error
     say(f"{job.stage}: starting from {job.start}: {told}")
     return model
+
+
+def _scale(model: Classifier) -> float:
+    """The factor of a model's attention scores; weights that were trained with another one mean others by theirs."""
+    if not isinstance(model, SpectrogramTransformer):
+        return 1.0
+    config = model.config
+    return (config.width / config.heads) ** -0.5 if config.attention_scale is None else config.attention_scale
 
 
 def teacher(job: Job, device: torch.device) -> Teacher:

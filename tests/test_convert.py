@@ -81,17 +81,18 @@ def test_there_and_back_is_the_same_model():
     assert own.keys() == back.keys() and all(torch.equal(own[name], back[name]) for name in own)
 
 
-@pytest.mark.parametrize("change", [{"prefix_tokens": 1}, {"patch": (16, 8)}, {"frames": 100}])
+@pytest.mark.parametrize("change", [{"prefix_tokens": 1}, {"patch": (16, 8)}, {"frames": 100}, {"layout": "axes"}])
 def test_a_model_that_transformers_cannot_compute_is_refused(change):
     settings = {"frames": 96, "prefix_tokens": 2, **change}
     with pytest.raises(AudiolibError, match="two prefix tokens"):
         to_hugging_face_ast(create_model("ast_nano", 5, **settings), CLASSES)
 
 
-def test_a_timm_vit_without_its_head_gives_the_same_features():
-    """On a grey image and at the image's own grid, where nothing needs resizing."""
+@pytest.mark.parametrize("kind", [{}, {"init_values": 0.1}, {"no_embed_class": True}])
+def test_a_timm_vit_without_its_head_gives_the_same_features(kind):
+    """On a grey image and at the image's own grid, where nothing needs resizing; with LayerScale, too."""
     torch.manual_seed(0)
-    theirs = create_vit("vit_tiny_patch16_224", depth=2, img_size=128).eval()
+    theirs = create_vit("vit_tiny_patch16_224", depth=2, img_size=128, **kind).eval()
     torch.nn.init.normal_(theirs.cls_token), torch.nn.init.normal_(theirs.pos_embed)
     assert is_timm_vit(theirs.state_dict())
     state = from_timm_vit(theirs.state_dict())
@@ -107,6 +108,19 @@ def test_a_timm_vit_without_its_head_gives_the_same_features():
             x = block(x, (len(x),))
         torch.testing.assert_close(ours.norm(x)[:1], wanted, rtol=1e-4, atol=1e-4)
     assert lengths == (64,)
+
+
+def test_a_vit_without_a_class_token_leaves_it_fresh():
+    theirs = create_vit("vit_tiny_patch16_224", depth=1, img_size=128, class_token=False, global_pool="avg")
+    told = transfer(from_timm_vit(theirs.state_dict()), create_model("ast_tiny", 5, frames=128, depth=1), None)
+    assert {"prefix", "prefix_positions"} <= set(told.fresh)
+
+
+@pytest.mark.parametrize("kind, part", [({"pre_norm": True}, "norm_pre"), ({"qk_norm": True}, "k_norm")])
+def test_a_vit_that_computes_something_else_is_refused(kind, part):
+    theirs = create_vit("vit_tiny_patch16_224", depth=1, img_size=128, **kind)
+    with pytest.raises(AudiolibError, match=rf"have \S*{part}\S*, which no model here has"):
+        from_timm_vit(theirs.state_dict())
 
 
 @pytest.mark.parametrize("size", [8, 12, 20, 24, 32, 40])

@@ -13,8 +13,11 @@ from audiolib.batches import pack
 from audiolib.config.training import Distill
 from audiolib.dataset import read_split
 from audiolib.errors import AudiolibError
+from audiolib.models import create_model
+from audiolib.models.transfer import transfer
 from audiolib.objective import distillation_loss
-from audiolib.pretrained import load, load_card, save_pretrained
+from audiolib.pretrained import Card, load, load_card, save_pretrained
+from audiolib.shards import ShardFolder
 from audiolib.start import teacher
 from audiolib.train import fit
 from tests.recipes import TINY, augment, job, phase, recipe
@@ -40,6 +43,24 @@ def test_flexification_starts_from_a_model_of_any_patch_size(small_features, tmp
     assert made.config.patch == (16, 16)
     torch.testing.assert_close(made.embed.weight, source.embed.kernel((16, 16)))
     torch.testing.assert_close(made.head.weight, source.head.weight)
+
+
+def test_a_start_of_another_hop_and_scale_means_what_it_meant(small_features, tmp_path):
+    """Its card says 5 ms, and its config that scores are not scaled: both reach the weights."""
+    settings = {key: value for key, value in TINY.items() if key != "name"}
+    source = create_model(TINY["name"], 3, seed=5, frames=128, attention_scale=1.0, **settings)
+    shards = ShardFolder(small_features)
+    heard = {**shards.frontend, **shards.stats, "hop_ms": 5.0}
+    save_pretrained(source, Card(shards.classes, False, heard, (16, 16), 128, 1, "none"), tmp_path / "source")
+    fit(job(small_features, tmp_path / "a", start=tmp_path / "source", recipe=recipe(phases=[])))
+    made, queries = load(tmp_path / "a" / "out"), source.config.width
+    ratio = (source.config.width / source.config.heads) ** 0.5
+    qkv = [own.blocks[0].attention.qkv.weight for own in (source, made)]
+    torch.testing.assert_close(qkv[1][:queries], qkv[0][:queries] * ratio)
+    assert torch.equal(qkv[1][queries:], qkv[0][queries:])
+    wanted = create_model(TINY["name"], 3, frames=64, **settings)
+    transfer(source.state_dict(), wanted, source.embed.spacing, hop=2.0)
+    torch.testing.assert_close(made.embed.positions.grid, wanted.embed.positions.grid)
 
 
 def test_a_vision_transformer_is_a_start(small_features, tmp_path):

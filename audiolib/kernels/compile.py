@@ -39,13 +39,20 @@ def library(source: Path) -> ctypes.CDLL:
     told = "\0".join([*texts, torch.__version__, *compiling, *linking])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "audiolib"
     target = folder / f"{source.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
-    if not target.exists():
-        print(f"compiling {source.name} with {compiler[0]}, once (about 10 s)", file=sys.stderr, flush=True)
+    if target.exists():
         try:
-            _build(compiling, linking, target)
-        except OSError as error:
-            raise KernelUnavailable(f"{compiler[0]} cannot build {target}: {error}") from error
-    return ctypes.CDLL(str(target))
+            return ctypes.CDLL(str(target))
+        except OSError:
+            target.unlink(missing_ok=True)  # Cut short, or of another system that shares this folder: built anew.
+    print(f"compiling {source.name} with {compiler[0]}, once (about 10 s)", file=sys.stderr, flush=True)
+    try:
+        _build(compiling, linking, target)
+    except OSError as error:
+        raise KernelUnavailable(f"{compiler[0]} cannot build {target}: {error}") from error
+    try:
+        return ctypes.CDLL(str(target))
+    except OSError as error:
+        raise KernelUnavailable(f"{target} cannot be loaded ({error}); set XDG_CACHE_HOME to another folder") from error
 
 
 def _compiler() -> list[str]:

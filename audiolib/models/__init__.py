@@ -9,6 +9,7 @@ import torch
 from audiolib.errors import AudiolibError
 from audiolib.models.audio_mamba import AudioMamba, MambaConfig
 from audiolib.models.classifier import Classifier
+from audiolib.models.positions import as_size
 from audiolib.models.resize import Resize
 from audiolib.models.spectrogram_transformer import SpectrogramTransformer, TransformerConfig
 
@@ -82,16 +83,20 @@ def build(config: dict[str, Any]) -> Classifier:
     if kind not in KINDS:
         raise AudiolibError(f"unknown kind of model {kind!r}; choose among: {', '.join(KINDS)}")
     make, shape = KINDS[kind]
-    known = {f.name for f in fields(shape)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise AudiolibError(f"unknown model setting {unknown[0]!r}; choose among: {', '.join(sorted(known))}")
+    _check_names("model setting", values, shape)
     for key in ("patch", "stride"):
         if (size := values.get(key)) is not None:
-            values[key] = (size, size) if isinstance(size, int) else tuple(size)
+            values[key] = as_size(key, size)
     if isinstance(values.get("resize"), dict):
+        _check_names("setting of resize", values["resize"], Resize)
         values["resize"] = Resize(**values["resize"])
     return make(shape(**values))
+
+
+def _check_names(what: str, values: dict[str, Any], shape: type) -> None:
+    known = {f.name for f in fields(shape)}
+    if unknown := sorted(set(values) - known):
+        raise AudiolibError(f"unknown {what} {unknown[0]!r}; choose among: {', '.join(sorted(known))}")
 
 
 def plain_config(model: Classifier) -> dict[str, Any]:

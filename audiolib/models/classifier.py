@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from audiolib.batches import Batch
+from audiolib.errors import AudiolibError
 from audiolib.models.parts import kept_tokens
 from audiolib.models.patch import PatchEmbed
-from audiolib.models.positions import Size
+from audiolib.models.positions import Size, as_size
 from audiolib.models.resize import Resize
 
 
@@ -17,6 +18,7 @@ class ClassifierConfig(Protocol):
 
     num_classes: int
     width: int
+    depth: int
     frames: int
     mel_bins: int
     patch: Size
@@ -35,6 +37,7 @@ class Classifier(nn.Module):
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
+        _check(config)
         self.config = config
         self.embed = PatchEmbed(
             config.width,
@@ -48,17 +51,17 @@ class Classifier(nn.Module):
             config.resize,
         )
 
-    def forward(self, batch: Batch, patch: Size | None = None) -> Tensor:
+    def forward(self, batch: Batch, patch: Size | int | None = None) -> Tensor:
         """Classify a pack of clips.
 
         Args:
             batch: clips end to end, each of any length.
-            patch: (mel bands, frames) of a patch; null = the stored kernel's size.
+            patch: (mel bands, frames) of a patch, or a number for a square; null = the stored kernel's size.
 
         Returns:
             (m, c) logits.
         """
-        return self.head(self.embeddings(batch, patch))
+        return self.head(self.embeddings(batch, None if patch is None else as_size("patch", patch)))
 
     def embeddings(self, batch: Batch, patch: Size | None = None) -> Tensor:
         """(m, d): what the head sees of each clip."""
@@ -84,3 +87,13 @@ class Classifier(nn.Module):
     def trained_tokens(self, frames: int, patch: Size | None = None) -> int:
         """Patches of a clip of `frames` frames that token dropout leaves."""
         return kept_tokens(self.tokens(frames, patch), self.config.token_dropout)
+
+
+def _check(config: ClassifierConfig) -> None:
+    for name in ("num_classes", "width", "depth", "frames", "mel_bins"):
+        if getattr(config, name) < 1:
+            raise AudiolibError(f"{name} has to be at least 1, not {getattr(config, name)}")
+    if config.width % 4:
+        raise AudiolibError(f"width {config.width} has to be a multiple of 4")
+    if not 0 <= config.token_dropout < 1:
+        raise AudiolibError(f"token_dropout is a share from 0 to less than 1, not {config.token_dropout}")

@@ -2,13 +2,27 @@
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from audiolib.errors import AudiolibError
 from audiolib.models.resize import resize_matrix
 
 Size = tuple[int, int]  # (mel bands, frames)
+
+
+def as_size(name: str, value: Any) -> Size:
+    """A size as (mel bands, frames); a number is a square.
+
+    Raises:
+        AudiolibError: it is neither a whole number from 1 on nor two of them.
+    """
+    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
+    if len(pair) != 2 or not all(isinstance(cells, int) and cells >= 1 for cells in pair):
+        raise AudiolibError(f"{name} is a whole number from 1 on, or (mel bands, frames), not {value!r}")
+    return pair
 
 
 @dataclass(frozen=True)

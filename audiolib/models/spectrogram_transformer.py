@@ -58,7 +58,7 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         check_choice("pool", self.pool, ("prefix", "attention", "mean"))
-        if self.width % 4 or self.width % self.heads:
+        if self.heads < 1 or self.width % 4 or self.width % self.heads:
             raise AudiolibError(f"width {self.width} has to be a multiple of 4 and of heads, which are {self.heads}")
         if (self.pool == "prefix") != (self.prefix_tokens > 0):
             raise AudiolibError("pool 'prefix' goes with prefix tokens, any other pool with prefix_tokens: 0")
@@ -120,6 +120,7 @@ class SpectrogramTransformer(Classifier):
         if config.prefix_tokens:
             x, lengths = insert_prefix(x, self.prefix + self.prefix_positions, lengths)
         # Encoder
+        x = x.to(self.norm.weight.dtype)  # Float32 under autocast: sums over many blocks lose too much in bfloat16.
         for block in self.blocks:
             x = block(x, lengths)
         x = self.norm(x)

@@ -28,7 +28,14 @@ class Transfer:
         return "; ".join(parts)
 
 
-def transfer(state: Mapping[str, Tensor], model: Classifier, spacing: Spacings | None) -> Transfer:
+def transfer(
+    state: Mapping[str, Tensor],
+    model: Classifier,
+    spacing: Spacings | None,
+    *,
+    hop: float = 1.0,
+    scores: float = 1.0,
+) -> Transfer:
     """Fill `model` from weights under this library's names; what does not fit keeps the model's own start.
 
     The patch kernel becomes the model's stored size by its own resize (papers.md 2.1), the positions are read where the
@@ -39,20 +46,23 @@ def transfer(state: Mapping[str, Tensor], model: Classifier, spacing: Spacings |
         model: a freshly made model, changed in place.
         spacing: of the state's positions (`PatchEmbed.spacing`); null for an image model, whose grid has no scale: it
             is cut from the middle along an axis where it is longer, else stretched, as AST does it.
+        hop: frames of the state's positions that one frame of the model's lasts: a position is a time.
+        scores: factor of the state's attention scores over the model's, where their scales differ; queries take it on.
 
     Raises:
         ValueError: not one tensor fits, so the state belongs to another kind or width of model.
     """
-    state, wanted, filled = _in_layout(state, model.config.layout), model.state_dict(), {}
+    state = _in_layout({name: _scored(name, tensor, scores) for name, tensor in state.items()}, model.config.layout)
+    wanted, filled = model.state_dict(), {}
     told = Transfer(unused=[name for name in state if name not in wanted])
     for name, own in wanted.items():
         given = state.get(name)
-        elsewhere = name.startswith(_POSITIONS) and spacing != model.embed.spacing
+        elsewhere = name.startswith(_POSITIONS) and (spacing != model.embed.spacing or hop != 1)
         if given is not None and given.shape == own.shape and not elsewhere:
             filled[name] = given
             told.carried.append(name)
             continue
-        made = None if given is None else _resized(name, given, own, model, spacing)
+        made = None if given is None else _resized(name, given, own, model, spacing, hop)
         if made is None:
             told.fresh.append(name)
         else:
@@ -87,7 +97,17 @@ def _shape(tensor: Tensor | None) -> str:
     return "x".join(map(str, tensor.shape)) if tensor is not None else ""
 
 
-def _resized(name: str, given: Tensor, own: Tensor, model: Classifier, spacing: Spacings | None) -> Tensor | None:
+def _scored(name: str, tensor: Tensor, factor: float) -> Tensor:
+    """A tensor with its queries times a factor: the first third of what makes queries, keys and values."""
+    if factor == 1 or not (".attention.qkv." in name or name == "pool.query"):
+        return tensor
+    queries = len(tensor) if name == "pool.query" else len(tensor) // 3
+    return torch.cat([tensor[:queries] * factor, tensor[queries:]])
+
+
+def _resized(
+    name: str, given: Tensor, own: Tensor, model: Classifier, spacing: Spacings | None, hop: float
+) -> Tensor | None:
     if given.ndim != own.ndim:
         return None
     if name == "embed.weight" and given.shape[0] == own.shape[0]:
@@ -96,7 +116,7 @@ def _resized(name: str, given: Tensor, own: Tensor, model: Classifier, spacing: 
     if name.startswith(_POSITIONS) and given.shape[-1] == own.shape[-1]:
         axes = {"grid": (0, 1), "band": (0,), "time": (1,)}[name.removeprefix(_POSITIONS)]
         for place, axis in enumerate(axes):
-            matrix = _axis_matrix(given.shape[place], own.shape[place], axis, model, spacing)
+            matrix = _axis_matrix(given.shape[place], own.shape[place], axis, model, spacing, hop)
             given = torch.tensordot(matrix, given.double(), dims=([1], [place])).movedim(0, place)
         return given
     # A distillation token that the model has no place for is dropped; the class token comes first.
@@ -105,7 +125,7 @@ def _resized(name: str, given: Tensor, own: Tensor, model: Classifier, spacing: 
     return None
 
 
-def _axis_matrix(old: int, new: int, axis: int, model: Classifier, spacing: Spacings | None) -> Tensor:
+def _axis_matrix(old: int, new: int, axis: int, model: Classifier, spacing: Spacings | None, hop: float) -> Tensor:
     if spacing is None:
         if new <= old:
             first = (old - new) // 2
@@ -114,4 +134,4 @@ def _axis_matrix(old: int, new: int, axis: int, model: Classifier, spacing: Spac
     config, embed = model.config, model.embed
     length = config.mel_bins if axis == 0 else config.frames
     starts = tuple(embed.step(config.patch, axis) * place for place in range(new))
-    return centre_matrix(old, spacing[axis], Places(starts, config.patch[axis], length))
+    return centre_matrix(old, spacing[axis], Places(starts, config.patch[axis], length, hop if axis == 1 else 1.0))

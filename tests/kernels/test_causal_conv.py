@@ -38,6 +38,16 @@ def test_on_a_gpu_forward_and_gradients_are_as_good_as_arithmetic_allows(case, r
     assert failures(triton, naive, on_gpu, **options, reverse=reverse) == []
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter reads what is not there on a GPU")
+def test_addresses_have_64_bits():
+    tensors, lengths = drawn((20, 20)), (20, 20)
+    far = 2**31 // 39 + 1
+    x = torch.empty(39 * far + 37, dtype=torch.bfloat16).as_strided((40, 37), (far, 1))
+    x.copy_(tensors["x"])
+    near = triton(**{**tensors, "x": x.contiguous()}, lengths=lengths)
+    assert torch.equal(triton(**{**tensors, "x": x}, lengths=lengths), near)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_bfloat16_is_widened_and_rounded_once(reverse):
     """37 channels: the last vector is a part of one."""

@@ -62,6 +62,16 @@ def test_the_choice_for_the_cpu_for_float32_and_for_equal_lengths():
     assert choose(GPU, torch.float32, equal=False) == "grouped"
 
 
+@pytest.mark.parametrize("tokens, kept", [(1025, True), (1026, False)])
+def test_long_clips_in_bfloat16_keep_no_scores(tokens, kept):
+    """The scores of one head of a clip of 1,026 tokens are a million; whatever is saved is told by its size."""
+    q, k, v = (torch.randn(tokens, 1, 8).bfloat16().requires_grad_() for _ in range(3))
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):
+        grouped(q, k, v, (tokens,))
+    assert (max(sizes) >= tokens**2) is kept
+
+
 def test_a_fused_backward_loses_what_its_formula_does():
     """Why attention has a gradient factor of its own: softmax by the logarithm of its sum, at unscaled scores."""
     tensors, options = inputs("one clip")

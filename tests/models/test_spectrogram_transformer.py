@@ -131,4 +131,47 @@ def test_a_width_that_cannot_be_shared_is_one_line(change):
 
 
 def test_a_square_patch_may_be_one_number():
-    assert create_model("ast_nano", 4, width=24, depth=1, heads=2, patch=12).config.patch == (12, 12)
+    model = create_model("ast_nano", 4, width=24, depth=1, heads=2, frames=64, patch=12)
+    assert model.config.patch == (12, 12)
+    sound = pack([torch.randn(64, 128, generator=torch.Generator().manual_seed(0))])
+    assert torch.equal(model(sound, 8), model(sound, (8, 8)))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"patch": [16]}, r"patch is a whole number from 1 on, or \(mel bands, frames\), not \[16\]"),
+        ({"patch": 0}, "patch is a whole number from 1 on"),
+        ({"stride": (10, 0.5)}, "stride is a whole number from 1 on"),
+        ({"heads": 0}, "of heads, which are 0"),
+        ({"frames": 0}, "frames has to be at least 1, not 0"),
+        ({"token_dropout": 1.5}, "token_dropout is a share from 0 to less than 1, not 1.5"),
+        (
+            {"resize": {"mode": "bicubic", "anti_alias": True}},
+            "unknown setting of resize 'anti_alias'; choose",
+        ),
+    ],
+)
+def test_a_shape_that_no_model_has_is_one_line(change, message):
+    with pytest.raises(AudiolibError, match=message):
+        create_model("ast_nano", 4, **change)
+
+
+def test_audio_mamba_has_a_width_that_positions_can_share():
+    with pytest.raises(AudiolibError, match="width 190 has to be a multiple of 4"):
+        create_model("aum_nano", 4, width=190)
+
+
+def test_a_clip_without_frames_is_no_clip():
+    with pytest.raises(ValueError, match="a clip of a batch has no frames"):
+        pack([torch.zeros(0, 128), torch.zeros(5, 128)])
+
+
+@pytest.mark.parametrize("name", ["ast_nano", "elastic_nano", "aum_nano"])
+def test_the_sum_over_blocks_is_float32_under_autocast(name):
+    model = create_model(name, 4, width=24, depth=2, frames=64, **({} if name == "aum_nano" else {"heads": 2})).eval()
+    seen = []
+    model.blocks[1].register_forward_hook(lambda block, given, made: seen.append(made.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(pack([torch.randn(64, 128)]))
+    assert seen == [torch.float32]

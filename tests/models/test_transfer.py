@@ -42,6 +42,23 @@ def test_a_position_is_a_time_whatever_the_length_of_the_start():
     torch.testing.assert_close(target.embed.positions.grid, source.embed.positions.grid[:, :6])
 
 
+def test_a_position_is_a_time_whatever_the_hop_of_the_start():
+    """From 10 ms to 20: what a clip's patches are told is what the start tells them of frames at the double hop."""
+    source, target = model(frames=192, seed=1, name="flexi_nano"), model(frames=96, seed=2, name="flexi_nano")
+    transfer(source.state_dict(), target, source.embed.spacing, hop=2.0)
+    mel = torch.randn(96, 128, generator=torch.Generator().manual_seed(3))
+    wanted, _ = source.embed(mel, (96,), (2.0,), (16, 16))
+    torch.testing.assert_close(target.embed(mel, (96,), (1.0,), (16, 16))[0], wanted)
+
+
+@pytest.mark.parametrize("name", ["ast_nano", "elastic_nano"])
+def test_attention_trained_with_another_scale_means_the_same(name):
+    """The weights published with ElasticAST multiply scores by 1 (papers.md 5.1)."""
+    source, target = model(seed=1, name=name, attention_scale=1.0).eval(), model(seed=2, name=name).eval()
+    transfer(source.state_dict(), target, source.embed.spacing, scores=12**0.5)
+    torch.testing.assert_close(target(clip()), source(clip()))
+
+
 @pytest.mark.parametrize("size", [8, 16])
 def test_a_start_with_overlapping_patches_gives_each_patch_its_own_time(size):
     """A published AST has patches of 16 every 10 frames; what it stores for them here is their centre in frames."""

@@ -10,8 +10,8 @@ import triton.language as tl
 
 @triton.jit
 def _tile(n, e, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
-    """This program's tokens as a column, its channels as a row, and which of them exist."""
-    tokens = (tl.program_id(0) * TOKENS + tl.arange(0, TOKENS))[:, None]
+    """This program's tokens as a column, in 64 bits for addresses, its channels as a row, and which of them exist."""
+    tokens = (tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS))[:, None]
     channels = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
     return tokens, channels, (tokens < n) & (channels < e)
 

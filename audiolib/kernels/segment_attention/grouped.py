@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+LONGEST_SPELLED_OUT = 1025  # Tokens.
+
 
 def grouped(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scale: float | None = None) -> Tensor:
     """See the contract in `__init__.py`; linear in the number of segments, each quadratic in its own length."""
@@ -33,9 +35,10 @@ def _equal(query: Tensor, key: Tensor, value: Tensor, length: int, scale: float 
 
 
 def _fused_is_slow(query: Tensor) -> bool:
-    """torch's fused bfloat16 backward on a CPU does not use its matrix unit (torch 2.11): 4.6 times slower at 49 tokens
-    and even only at 1,025."""
-    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad
+    """torch's fused bfloat16 backward on a CPU leaves its matrix unit idle (torch 2.11): 4.6 times slower at 49 tokens.
+    It is even at 1,025; from there on the scores, which it does not keep, would be most of a training's memory."""
+    short = query.shape[-2] <= LONGEST_SPELLED_OUT
+    return short and query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad
 
 
 def _spelled_out(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:

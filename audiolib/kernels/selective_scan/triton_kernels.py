@@ -30,8 +30,8 @@ def _place(bounds, e, REVERSE: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexp
 
 @triton.jit
 def _token(i, begin, end, backwards):
-    """The token that is visited as the i-th of a segment."""
-    return tl.where(backwards, end - 1 - i, begin + i)
+    """The token that is visited as the i-th of a segment; 64 bits, for it is a factor of addresses."""
+    return tl.where(backwards, end - 1 - i, begin + i).to(tl.int64)
 
 
 @triton.jit
@@ -63,7 +63,7 @@ def scan_forward(
     HAS_FIRST: tl.constexpr, SAVE: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """out (ways, n, e), states at every CHUNK-th token (ways, total_chunks, e, J), last ones (ways, segments, e, J)."""
-    segment, way = tl.program_id(1), tl.program_id(2)
+    segment, way = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     channels, inside, tile, begin, end, backwards = _place(bounds, e, REVERSE, J, BLOCK)
     held = inside[:, None]
     a2 = tl.load(a + way * e * J + tile, mask=held, other=0.0) * LOG2E
@@ -74,7 +74,7 @@ def scan_forward(
     i = 0
     while i < end - begin:  # Not a range: numpy 2.4 does not let Triton's interpreter take a loaded number for one.
         if SAVE and i % CHUNK == 0:
-            tl.store(chunk + (i // CHUNK) * e * J + tile, state, mask=held)
+            tl.store(chunk + tl.cast(i // CHUNK, tl.int64) * e * J + tile, state, mask=held)
         t = _token(i, begin, end, backwards)
         x, dt, push = _inputs(
             u, delta, b, bias, t, channels, inside, u_stride, delta_stride, b_stride, HAS_BIAS, SOFTPLUS, J
@@ -142,7 +142,7 @@ def scan_backward(
 ):  # fmt: skip
     """Gradients for each way, summed afterwards: of u, delta, z (ways, n, e); of B and C (ways, blocks, n, J);
     of A (ways, segments, e, J), D and bias (ways, segments, e). `scratch` holds the states of one chunk a program."""
-    segment, way, blocks = tl.program_id(1), tl.program_id(2), tl.num_programs(0)
+    segment, way, blocks = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64), tl.num_programs(0)
     channels, inside, tile, begin, end, backwards = _place(bounds, e, REVERSE, J, BLOCK)
     held, states = inside[:, None], tl.arange(0, J)
     decay_rate = tl.load(a + way * e * J + tile, mask=held, other=0.0)
@@ -160,8 +160,8 @@ def scan_backward(
         start = number * CHUNK
         stop = tl.minimum(start + CHUNK, end - begin)
         _recompute(
-            own, chunk + number * e * J + tile, decay_rate, u, delta, b, bias, begin, end, start, stop, backwards,
-            channels, inside, u_stride, delta_stride, b_stride, HAS_BIAS, SOFTPLUS, J, BLOCK,
+            own, chunk + tl.cast(number, tl.int64) * e * J + tile, decay_rate, u, delta, b, bias, begin, end, start,
+            stop, backwards, channels, inside, u_stride, delta_stride, b_stride, HAS_BIAS, SOFTPLUS, J, BLOCK,
         )  # fmt: skip
         i = stop - 1
         while i >= start:

@@ -32,9 +32,10 @@ def triton(
     """See the contract in `__init__.py`; it computes in float32 and returns u's dtype.
 
     Raises:
-        KernelUnavailable: tensors on a CPU, without the interpreter.
+        KernelUnavailable: tensors on a CPU, without the interpreter; or a number of states that is no power of two.
     """
-    out, last = _TritonScan.apply(u, delta, A[None], B, C, D, z, delta_bias, softplus, lengths, reverse, first)
+    keep = torch.is_grad_enabled()
+    out, last = _TritonScan.apply(u, delta, A[None], B, C, D, z, delta_bias, softplus, lengths, reverse, first, keep)
     return (out, last[0]) if return_last else out
 
 
@@ -57,8 +58,8 @@ def triton_both(
     Raises:
         KernelUnavailable: see `triton`.
     """
-    both = torch.stack([A, back_A])
-    return _TritonScan.apply(u, delta, both, B, C, D, z, delta_bias, softplus, lengths, False, None)[0]
+    both, keep = torch.stack([A, back_A]), torch.is_grad_enabled()
+    return _TritonScan.apply(u, delta, both, B, C, D, z, delta_bias, softplus, lengths, False, None, keep)[0]
 
 
 class _TritonScan(torch.autograd.Function):
@@ -77,15 +78,18 @@ class _TritonScan(torch.autograd.Function):
         lengths: tuple[int, ...],
         reverse: bool,
         first: Tensor | None,
+        keep: bool,  # Whether the states are kept from which a backward pass starts; in here gradients are always off.
     ) -> tuple[Tensor, Tensor]:
         if u.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             raise KernelUnavailable("train.scan=triton needs a GPU; use cpp")
+        if (states := A.shape[2]) & (states - 1):
+            raise KernelUnavailable(f"the Triton scan has a power of two of states, not {states}; set train.scan=naive")
         from audiolib.kernels.selective_scan.triton_kernels import scan_forward
 
         parts = [_rows(u), _rows(delta), _whole(A), _rows(B), _rows(C), _whole(D), _rows(z), _whole(bias)]
         (n, e), (ways, _, j) = u.shape, A.shape
         bounds, chunk_first, total = _bounds(lengths, u.device)
-        save = any(ctx.needs_input_grad)
+        save = keep and any(ctx.needs_input_grad)
         out = u.new_empty(ways, n, e, dtype=torch.float32)
         chunks = u.new_empty(ways, total if save else 0, e, j, dtype=torch.float32)
         last = u.new_empty(ways, len(lengths), e, j, dtype=torch.float32)
@@ -131,7 +135,7 @@ class _TritonScan(torch.autograd.Function):
             *(to_d.sum((0, 1)), to_z.sum(0), to_bias.sum((0, 1))),
         ]
         pairs = zip(made, ctx.dtypes, strict=True)
-        return (*(None if kind is None else tensor.to(kind) for tensor, kind in pairs), *[None] * 4)
+        return (*(None if kind is None else tensor.to(kind) for tensor, kind in pairs), *[None] * 5)
 
 
 def _grid(e: int, lengths: tuple[int, ...], ways: int) -> tuple[int, int, int]:

@@ -1,0 +1,69 @@
+"""C++ is built once, kept, and built again where what is kept cannot be loaded."""
+
+import shutil
+
+import pytest
+
+from audiolib.errors import KernelUnavailable
+from audiolib.kernels import compile as build
+from audiolib.kernels.selective_scan import cpp
+from audiolib.kernels.selective_scan.cases import inputs
+
+
+def test_without_a_compiler_the_error_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    source = tmp_path / "nothing.cpp"
+    source.write_text("int nothing() { return 0; }")
+    with pytest.raises(KernelUnavailable, match=r"needs a C\+\+ compiler"):
+        build.library(source)
+    build.library.cache_clear()
+    tensors, options = inputs("two tokens")
+    with pytest.raises(KernelUnavailable, match=r"needs a C\+\+ compiler.* set train\.scan=naive"):
+        cpp(**tensors, **options)
+
+
+def test_code_that_does_not_compile_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "broken.cpp"
+    source.write_text("int broken( {")
+    with pytest.raises(KernelUnavailable, match=r"cannot compile broken\.cpp: .*error") as caught:
+        build.library(source)
+    assert "\n" not in str(caught.value) and not list((tmp_path / "audiolib").glob("*.so"))
+
+
+def test_a_compiler_may_be_two_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", f"env {shutil.which('g++')}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "two.cpp").write_text('extern "C" int two() { return 2; }')
+    assert build.library.__wrapped__(tmp_path / "two.cpp").two() == 2
+
+
+def test_a_compiler_that_is_not_there_or_no_place_for_its_work_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "two.cpp").write_text('extern "C" int two() { return 2; }')
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    with pytest.raises(KernelUnavailable, match="cannot build /proc/none"):
+        build.library.__wrapped__(tmp_path / "two.cpp")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "g++ '")
+    with pytest.raises(KernelUnavailable, match="CXX is no command"):
+        build.library.__wrapped__(tmp_path / "two.cpp")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(KernelUnavailable, match="no-such-compiler cannot build"):
+        build.library.__wrapped__(tmp_path / "two.cpp")
+
+
+def test_a_library_that_cannot_be_loaded_is_one_line_and_built_anew(tmp_path, monkeypatch, capsys):
+    """Cut short by a full disk or a power cut, or another system's that shares the folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source, folder = tmp_path / "tiny.cpp", tmp_path / "cache" / "audiolib"
+    source.write_text('extern "C" int seven() { return 7; }')
+    folder.mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "_build", lambda compiling, linking, target: target.write_bytes(b""))
+        with pytest.raises(KernelUnavailable, match=r"tiny-.*\.so cannot be loaded .* set XDG_CACHE_HOME"):
+            build.library(source)
+    (kept,) = folder.iterdir()
+    assert kept.stat().st_size == 0
+    assert build.library(source).seven() == 7 and kept.stat().st_size > 0
+    assert capsys.readouterr().err.count("compiling tiny.cpp") == 2
