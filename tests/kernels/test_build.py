@@ -1,6 +1,10 @@
-"""C++ is built once, kept, and built again where what is kept cannot be loaded."""
+"""Kernels are built: C++ once, and again where what is kept cannot be loaded; Triton for a GPU that is not there."""
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +71,11 @@ def test_a_library_that_cannot_be_loaded_is_one_line_and_built_anew(tmp_path, mo
     assert kept.stat().st_size == 0
     assert build.library(source).seven() == 7 and kept.stat().st_size > 0
     assert capsys.readouterr().err.count("compiling tiny.cpp") == 2
+
+
+def test_the_triton_programs_compile_for_a_gpu_that_is_not_there():
+    script = Path(__file__).with_name("compile_programs.py")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [int(line.split()[1]) > 0 for line in done.stdout.splitlines()] == [True] * 20

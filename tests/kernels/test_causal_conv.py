@@ -1,10 +1,5 @@
 """Causal convolution: torch's on each clip alone, every implementation by one rule."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn.functional import conv1d, pad, silu
@@ -107,11 +102,3 @@ def test_another_window_is_one_line():
     tensors = drawn((5,))
     with pytest.raises(KernelUnavailable, match="has a window of 4, not 3"):
         cpp(tensors["x"], tensors["weight"][:, :3], tensors["bias"], (5,))
-
-
-def test_the_triton_programs_compile_for_a_gpu_that_is_not_there():
-    script = Path(__file__).with_name("compile_conv.py")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert [int(line.split()[1]) > 0 for line in done.stdout.splitlines()] == [True] * 12
