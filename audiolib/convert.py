@@ -29,6 +29,8 @@ TIMM_NAMES = [
     (r"^blocks\.(\d+)\.mlp\.fc2\.", r"blocks.\1.mlp.shrink."),
     (r"^patch_embed\.proj\.bias$", r"embed.bias"),
 ]
+# What timm's LayerScales multiply.
+_AFTER_LAYER = {"ls1": "blocks.{}.attention.project", "ls2": "blocks.{}.mlp.shrink"}
 # Hugging Face renamed its modules in transformers 5; both are read, the names of the published files are written.
 _HUGGING_FACE = [
     (r"^audio_spectrogram_transformer\.", ""),
@@ -67,12 +69,9 @@ def from_timm_vit(state: Mapping[str, Tensor]) -> State:
     if other := sorted(name for name in found if re.search(r"^norm_pre\.|\.[qk]_norm\.|^reg_token", name)):
         raise AudiolibError(f"these ViT weights have {other[0]}, which no model here has; use a ViT without it")
     for name in [name for name in found if name.endswith(".gamma")]:
-        block, scaled = re.fullmatch(r"(blocks\.\d+)\.(ls1|ls2)\.gamma", name).groups()
-        layer, gamma = f"{block}.{'attention.project' if scaled == 'ls1' else 'mlp.shrink'}", found.pop(name)
-        found |= {
-            f"{layer}.weight": gamma[:, None] * found[f"{layer}.weight"],
-            f"{layer}.bias": gamma * found[f"{layer}.bias"],
-        }
+        layer, gamma = _AFTER_LAYER[name.split(".")[2]].format(name.split(".")[1]), found.pop(name)
+        for kind in ("weight", "bias"):
+            found[f"{layer}.{kind}"] = (gamma * found[f"{layer}.{kind}"].T).T
     kernel, places = found.pop("patch_embed.proj.weight"), found.pop("pos_embed")[0]
     prefix = [found.pop(name)[0] for name in ("cls_token", "dist_token") if name in found]
     cells, side = places[len(prefix) :], math.isqrt(len(places))
@@ -137,7 +136,7 @@ def to_hugging_face_ast(model: SpectrogramTransformer, classes: list[str]) -> tu
         AudiolibError: transformers' AST cannot compute this model: it has two prefix tokens, square patches, a fixed
             length and no padded border.
     """
-    config = model.config
+    config, weights = model.config, {name: tensor.detach() for name, tensor in model.state_dict().items()}
     stride = tuple(model.embed.step(config.patch, axis) for axis in (0, 1))
     whole = [(length - config.patch[a]) % stride[a] == 0 for a, length in enumerate((config.mel_bins, config.frames))]
     plain = config.prefix_tokens == 2 and config.layout == "grid" and config.attention_scale is None
@@ -147,7 +146,6 @@ def to_hugging_face_ast(model: SpectrogramTransformer, classes: list[str]) -> tu
             "one; train the model with architecture: {prefix_tokens: 2}, and with border: crop where patches do not "
             "fill the spectrogram"
         )
-    bands, steps = model.embed.positions.grid.shape[:2]
     values = {
         "architectures": ["ASTForAudioClassification"],
         "model_type": "audio-spectrogram-transformer",
@@ -166,9 +164,8 @@ def to_hugging_face_ast(model: SpectrogramTransformer, classes: list[str]) -> tu
         "id2label": {str(i): name for i, name in enumerate(classes)},
         "label2id": {name: i for i, name in enumerate(classes)},
     }
-    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     lead = "audio_spectrogram_transformer"
-    grid = weights["embed.positions.grid"].reshape(bands * steps, -1)
+    grid = weights["embed.positions.grid"].flatten(0, 1)
     found = {
         f"{lead}.embeddings.cls_token": weights["prefix"][:1][None],
         f"{lead}.embeddings.distillation_token": weights["prefix"][1:][None],
