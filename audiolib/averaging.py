@@ -34,8 +34,13 @@ class Average:
 
     def after_epoch(self, model: nn.Module, left: int) -> None:
         """`last_epochs`: take the weights into an even mean, with `left` epochs of the training still to come."""
-        if self.settings is not None and self.settings.last_epochs is not None and left < self.settings.last_epochs:
+        if self.ends(left):
             self._move(model, 1 / (self.count + 1))
+
+    def ends(self, left: int) -> bool:
+        """Whether an epoch with `left` ones after it is of those that `last_epochs` takes a mean of."""
+        last = None if self.settings is None else self.settings.last_epochs
+        return last is not None and left < last
 
     def _move(self, model: nn.Module, share: float) -> None:
         own = {name: tensor.detach() for name, tensor in model.state_dict().items()}

@@ -114,6 +114,10 @@ class Checkpoints:
                 return ", ".join(keys) or None
         return None
 
+    def newest_age(self) -> float | None:
+        """Smaller for newer ones; null where there is none."""
+        return min(map(_age, self.folder.glob("step-*.json")), default=None)
+
     def clear(self) -> None:
         """Remove the checkpoints of a run whose result is written."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -58,9 +58,13 @@ class Comparison:
         return _over_seeds(pl.concat(own)).sort("label", *AXES[axis])
 
     def shared(self, axis: str) -> pl.DataFrame:
-        """The places along an axis that every model was measured at: means are over these alone."""
-        places = self.line(axis).select("label", *AXES[axis]).unique()
-        return places.group_by(AXES[axis]).len().filter(pl.col("len") == len(self.labels)).drop("len")
+        """The places along an axis that every model was measured at, with each of its seeds: means are over these."""
+        own = [
+            self._labelled(at_home(record.rows, axis, record.home), labels).select("label", *AXES[axis]).unique()
+            for record, labels in self.records
+        ]
+        wanted = sum(len(labels) for _, labels in self.records)
+        return pl.concat(own).group_by(AXES[axis]).len().filter(pl.col("len") == wanted).drop("len")
 
     def _labelled(self, rows: pl.DataFrame, labels: dict[str, str]) -> pl.DataFrame:
         kept = rows.filter(pl.col("stage").is_in(list(labels)))
@@ -91,10 +95,10 @@ class Comparison:
     def differences(self, axis: str | None) -> list[tuple[str, str, Difference]]:
         """Every pair of models, compared clip by clip; the better one first, the clearest pair first."""
         scores = self.clip_scores(axis)
-        found = []
-        for first, second in combinations(scores, 2):
+        found, pairs = [], list(combinations(scores, 2))
+        for first, second in pairs:
             one, other = (first, second) if scores[first].mean() >= scores[second].mean() else (second, first)
-            found.append((one, other, paired_difference(scores[one], scores[other])))
+            found.append((one, other, paired_difference(scores[one], scores[other], len(pairs))))
         corrected = holm([difference.p for _, _, difference in found])
         told = [(*pair, replace(d, corrected=p)) for (*pair, d), p in zip(found, corrected, strict=True)]
         return sorted(told, key=lambda pair: pair[2].p)
@@ -129,6 +133,7 @@ def compare(records: list[Record], stages: list[str] | None = None) -> Compariso
                 f"{record.name} and {first.name} measured different clips of {first.rows['corpus'][0]}: "
                 f"{len(other)} are in one only, {min(other)} for example"
             )
+    records = _timed_alike(records)
     labelled = [(record, labels) for record, labels in zip(records, _labels(records, stages), strict=True) if labels]
     rows = first.rows
     return Comparison(labelled, main_metric(rows), rows["corpus"][0], rows["split"][0], int(rows["n"][0]))
@@ -138,11 +143,26 @@ def _once(records: list[Record]) -> list[Record]:
     """Without those that measure a training again: it would count as another seed."""
     newest: dict[str, Record] = {}
     for record in records:
-        key = digest(training_settings(record.settings))
+        # Of other clips: another folder of one's own was trained on.
+        key = digest([training_settings(record.settings), sorted(set(record.scores["id"]))])
         if key in newest:
             say(f"{newest[key].name} and {record.name} are the same training; the second is shown")
         newest[key] = record
     return list(newest.values())
+
+
+def _timed_alike(records: list[Record]) -> list[Record]:
+    """With the milliseconds of the machine alone that measured most of them: a mean over two, or the faster of two
+    models on two, would mean nothing.
+    """
+    machines = [one.origin["machine"] for record in records for one in record.passes]
+    most = max(machines, key=machines.count)
+    others = [record for record in records if any(one.origin["machine"] != most for one in record.passes)]
+    if others:
+        say(f"milliseconds are those of {most}; {', '.join(record.name for record in others)} ran elsewhere")
+    untimed = {id(record) for record in others}
+    nothing = pl.lit(None, pl.Float64).alias("ms")
+    return [replace(r, rows=r.rows.with_columns(nothing)) if id(r) in untimed else r for r in records]
 
 
 def with_record(records: list[Record], own: Record, corpus: str | None) -> list[Record]:

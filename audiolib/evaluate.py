@@ -93,7 +93,8 @@ def sweep(
     for _ in track(work, "evaluate", total=len(tasks) * len(pieces), unit="cell"):
         pass
     found = Outcome([], [], [], kept)
-    for number, task in enumerate(tasks):
+    # Of several labels a clip the intervals of a cell take seconds.
+    for number, task in track(enumerate(tasks), "intervals", total=len(tasks), unit="cell"):
         parts = [np.load(kept / f"{number}-{piece.start}.npz") for piece in pieces]
         logits = np.concatenate([part["logits"] for part in parts])
         frame_ms = np.concatenate([part["frame_ms"] for part in parts])

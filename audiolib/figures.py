@@ -15,6 +15,7 @@ from audiolib.published import curves
 from audiolib.results import AXES, Matrix, along, matrix, measured_axes, plane
 
 mpl.rcParams["font.size"] = 10
+mpl.rcParams["text.parse_math"] = False  # A class may be called `$5 to $10`.
 
 
 def png(figure: Figure) -> str:
@@ -183,7 +184,7 @@ def heard_over_time(mel: np.ndarray, hop_ms: float, centres: list[float], lines:
         lower.plot(centres, values, marker="o", ms=3, label=name)
     lower.set(xlabel="seconds", ylabel="probability", ylim=(0, 1.02), xlim=(0, seconds))
     lower.grid(alpha=0.25)
-    lower.legend(fontsize=8, loc="upper right")
+    lower.legend(lower.get_lines(), list(lines), fontsize=8, loc="upper right")  # `_silence_` would be left out.
     return figure
 
 

@@ -103,13 +103,13 @@ def _ranks(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray) -> _Ra
     order = np.argsort(-scores, kind="stable")
     falling, of_class = scores[order], relevant[order]
     own = weights[order[of_class]]
-    clips_to, hits_to = (_sums_before(values) for values in (weights[order], own))
+    hits_to = _sums_before(own)
     # The first clip and the one after the last of equal scores, for each clip of the class.
     first, after = (np.searchsorted(-falling, -falling[of_class], side) for side in ("left", "right"))
     hits_above, hits_there = (hits_to[np.searchsorted(np.flatnonzero(of_class), place)] for place in (first, after))
-    clips_above, clips_there = clips_to[first], clips_to[after]
+    clips_above, clips_there, every = _sums_at(weights[order], first, after, np.array([len(order)]))
     misses_above = (clips_above - hits_above) + (clips_there - hits_there)
-    return _Ranks(own, hits_there, clips_there, misses_above, hits_to[-1], clips_to[-1] - hits_to[-1])
+    return _Ranks(own, hits_there, clips_there, misses_above, hits_to[-1], every[0] - hits_to[-1])
 
 
 def _sums_before(values: np.ndarray) -> np.ndarray:
@@ -117,6 +117,16 @@ def _sums_before(values: np.ndarray) -> np.ndarray:
     sums = np.zeros((len(values) + 1, values.shape[1]), np.int64)
     np.cumsum(values, 0, out=sums[1:])
     return sums
+
+
+def _sums_at(values: np.ndarray, *places: np.ndarray) -> list[np.ndarray]:
+    """(places, r) sums of the rows above each place. A class has few clips among many: what lies between two places is
+    summed at once, and no sum is kept for all.
+    """
+    cuts = np.unique(np.concatenate([[0], *places]))
+    starts = cuts[cuts < len(values)]
+    sums = _sums_before(np.add.reduceat(values, starts, axis=0, dtype=np.int64))
+    return [sums[np.searchsorted(starts, own)] for own in places]
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ class Difference:
     corrected: float
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray) -> Difference:
+def paired_difference(first: np.ndarray, second: np.ndarray, tests: int = 1) -> Difference:
     """Compare two models by the scores of the same clips.
 
     The interval is by resampling clips, and by drawing other seeds where a model has several: other clips, and training
@@ -151,14 +161,17 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Difference:
     Args:
         first: (clips,) or (seeds, clips) scores of one model.
         second: those of the other; the clips in the same order, any number of seeds.
+        tests: pairs among which this one is. So many more drawings that p may be small enough to count among them all:
+            it is never less than two in all drawings.
     """
+    drawings = max(PAIRED_RESAMPLES, 80 * tests)
     models = np.atleast_2d(first), np.atleast_2d(second)
     gained = models[0].mean(0) - models[1].mean(0)
     random, clips = rng(0, "paired"), len(gained)
-    drawn = np.array([gained[random.integers(clips, size=clips)].mean() for _ in range(PAIRED_RESAMPLES)])
+    drawn = np.array([gained[random.integers(clips, size=clips)].mean() for _ in range(drawings)])
     fewest, most = sorted(map(len, models))
     if most > 1:
-        drawn += _seed_drawings([scores.mean(1) for scores in models], clips, random)
+        drawn += _seed_drawings([scores.mean(1) for scores in models], clips, random, drawings)
     low, high = np.percentile(drawn, [2.5, 97.5])
     if most > 1:
         p, test = (
@@ -168,11 +181,11 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Difference:
     elif set(np.unique(gained)) <= {-1.0, 0.0, 1.0}:
         p, test = _mcnemar(int((gained > 0).sum()), int((gained < 0).sum())), "McNemar"
     else:
-        p, test = _sign_flips(gained), "sign flips"
+        p, test = _sign_flips(gained, drawings), "sign flips"
     return Difference(float(gained.mean()), float(low), float(high), p, test, p)
 
 
-def _seed_drawings(means: list[np.ndarray], clips: int, random: np.random.Generator) -> np.ndarray:
+def _seed_drawings(means: list[np.ndarray], clips: int, random: np.random.Generator, count: int) -> np.ndarray:
     """How far the difference between two models would move, if both were trained with other seeds.
 
     A few seeds tell their spread badly: the drawings are Student's t, with the degrees of freedom of Welch and
@@ -182,6 +195,7 @@ def _seed_drawings(means: list[np.ndarray], clips: int, random: np.random.Genera
         means: of each model, (seeds,) its score; one of them may have a single seed.
         clips: that the scores are means over.
         random: their order among the drawings of clips.
+        count: how many.
     """
     from scipy.stats import t
 
@@ -197,7 +211,7 @@ def _seed_drawings(means: list[np.ndarray], clips: int, random: np.random.Genera
         unsure = sum(part**2 / (len(scores) - 1) for part, scores in zip(parts, means, strict=True))
         freedom = variance**2 / unsure
     # One from each of as many equal shares: how long the tails are is no luck.
-    shares = (random.permutation(PAIRED_RESAMPLES) + 0.5) / PAIRED_RESAMPLES
+    shares = (random.permutation(count) + 0.5) / count
     return math.sqrt(variance) * t.ppf(shares, freedom)
 
 
@@ -223,9 +237,9 @@ def _mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
 
 
-def _sign_flips(gained: np.ndarray) -> float:
+def _sign_flips(gained: np.ndarray, drawings: int) -> float:
     random, as_large = rng(0, "flips"), 0
-    for _ in range(PAIRED_RESAMPLES):  # One at a time: all at once would take gigabytes for many clips.
+    for _ in range(drawings):  # One at a time: all at once would take gigabytes for many clips.
         flipped = gained @ random.choice([-1.0, 1.0], len(gained))
         as_large += abs(flipped) >= abs(gained.sum()) - 1e-12
-    return float((as_large + 1) / (PAIRED_RESAMPLES + 1))
+    return float((as_large + 1) / (drawings + 1))

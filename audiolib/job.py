@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from audiolib.errors import AudiolibError
 from audiolib.files import code_digest, sha256_file
@@ -34,6 +35,11 @@ class Job:
     start: Path | None
     out: Path
     scratch: Path
+
+    @property
+    def draws(self) -> int:
+        """The seed of order, cuts, hops, masks and patch sizes: each stage draws its own, not the other's once more."""
+        return self.seed if self.stage == "finetune" else self.seed + 2**32
 
 
 @dataclass
@@ -110,6 +116,14 @@ def check_settings(job: Job, world: int) -> None:
         raise AudiolibError(f"batch_size {size} cannot be shared by {shares}; each needs a clip")
     if settings.compile and size is None:
         raise AudiolibError("train.compile needs steps of clips of one length; every pack would be another program")
+
+
+def compiled(model: nn.Module, recipe: "Recipe") -> nn.Module:
+    """A model by torch.compile, for every patch size of a recipe: beyond its limit torch runs the rest as it is."""
+    sizes = len({*recipe.patch_sizes, *recipe.valid_patch_sizes})
+    limit = 2 * sizes * len(recipe.phases)  # Training and validation are compiled apart.
+    torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, limit)
+    return torch.compile(model)
 
 
 def make_deterministic() -> None:

@@ -76,8 +76,8 @@ def run(job: Job, on_epoch: OnEpoch | None = None) -> None:
         AudiolibError: the settings do not go together; the training failed; or several workers are asked for and Ray is
             not installed.
     """
-    # By the precision that was asked for: what `auto` means is decided where the training runs.
-    same = digest({**fingerprint(job, start_digest(job.start)), "precision": job.settings.precision})
+    # Whatever its precision: what `auto` means is decided where the training runs.
+    same = digest({**fingerprint(job, start_digest(job.start)), "precision": None})
     # Two that share checkpoints would remove each other's.
     with lock(
         job.scratch / "checkpoints" / job.stage / f"{same}.lock",

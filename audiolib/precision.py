@@ -5,11 +5,17 @@ from torch import distributed
 
 from audiolib.progress import say
 
+PRECISIONS = ("float32", "bfloat16")
 
-def settle(asked: str, device: torch.device) -> str:
+
+def settle(asked: str, device: torch.device, begun: str | None = None) -> str:
     """`float32` or `bfloat16`: what was asked for; `auto` is bfloat16 where every worker's hardware computes in it.
 
-    Of several workers all call this.
+    Args:
+        asked: of `train.precision`.
+        device: where this worker computes; of several workers all call this.
+        begun: what the first worker knows of an unfinished training that asked for `auto`: it goes on in float32
+            wherever it is taken up, in bfloat16 where the hardware has it.
     """
     if asked == "bfloat16" and device.type == "cpu" and not cpu_has_bf16():
         say(
@@ -17,10 +23,11 @@ def settle(asked: str, device: torch.device) -> str:
         )
     if asked != "auto":
         return asked
-    everywhere = torch.tensor(int(has_bf16(device)), device=device)
+    everywhere, told = torch.tensor(int(has_bf16(device)), device=device), [begun]
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(everywhere, distributed.ReduceOp.MIN)
-    return "bfloat16" if everywhere.item() else "float32"
+        distributed.broadcast_object_list(told)
+    return "bfloat16" if everywhere.item() and told[0] != "float32" else "float32"
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -6,7 +6,6 @@ import wave
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import yaml
 
@@ -86,7 +85,8 @@ def _tiles(found: Comparison) -> list[tuple[str, str]]:
     """The numbers to remember: at home, and over foreign patch sizes."""
     told = {"home": f"{found.metric} at its own shape", "patch_mean": "mean over all patch sizes"}
     rows = summaries(found)
-    return [(f"{100 * row[name]:.1f} %", f"{row['label']}: {words}") for row in rows for name, words in told.items()]
+    shown = [(row, name) for row in rows for name in told if row[name] is not None]  # No size may be shared by all.
+    return [(f"{100 * row[name]:.1f} %", f"{row['label']}: {told[name]}") for row, name in shown]
 
 
 def _matrix_sections(found: Comparison, trained: dict[str, list[float]]) -> list[Section]:
@@ -204,12 +204,13 @@ def _sound(row: Row, rate: int) -> str | None:
 
 
 def _sounds(shards: ShardFolder, count: int) -> Section:
-    examples: dict[str, np.ndarray] = {}
+    wanted, examples = sorted(shards.classes)[:count], {}
     for row in shards.rows("train"):
-        examples.setdefault(shards.classes[row.label[0]] if row.label else "none", row.log_mel)
-        if len(examples) == len(shards.classes):
+        for name in {shards.classes[number] for number in row.label} & set(wanted):
+            examples.setdefault(name, row.log_mel)
+        if len(examples) == len(wanted):
             break
-    shown = figures.spectrograms(dict(sorted(examples.items())[:count]), shards.frontend["hop_ms"])
+    shown = figures.spectrograms(dict(sorted(examples.items())), shards.frontend["hop_ms"])
     text = "The first training clip of each class, as log-mel."
     return Section("What it hears", text, figures={"spectrograms": shown}, pictures=["spectrograms"])
 

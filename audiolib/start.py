@@ -1,5 +1,6 @@
 """What a training begins with: fresh weights, an earlier model, weights of another library, or its own checkpoints."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from audiolib.models import Classifier, create_model
 from audiolib.models.spectrogram_transformer import SpectrogramTransformer
 from audiolib.models.transfer import transfer
 from audiolib.objective import Teacher
+from audiolib.precision import PRECISIONS, settle
 from audiolib.pretrained import load, load_card
 from audiolib.progress import say
 from audiolib.shards import ShardFolder
@@ -110,6 +112,23 @@ def start_digest(start: Path | None) -> str | None:
         return sha256_file(start / "config.json" if start.is_dir() else start)
     except OSError as error:
         raise AudiolibError(f"cannot start from {start}: {error.strerror}") from error
+
+
+def settled(job: Job, device: torch.device, *, first: bool) -> Job:
+    """A job with the precision that its workers train in: of `auto` the one that an unfinished training has, which goes
+    on in float32 wherever it is taken up, and in bfloat16 where the hardware has it.
+
+    Args:
+        job: the training; of several workers all call this.
+        device: where this worker computes.
+        first: whether it is the worker that decides from where all continue.
+    """
+    both = [replace(job, settings=job.settings.model_copy(update={"precision": kind})) for kind in PRECISIONS]
+    begun = None
+    if first and job.settings.precision == "auto":
+        kept = {age: one for one in both if (age := checkpoints_of(one).newest_age()) is not None}
+        begun = kept[min(kept)].settings.precision if kept else None
+    return both[PRECISIONS.index(settle(job.settings.precision, device, begun))]
 
 
 def checkpoints_of(job: Job) -> Checkpoints:

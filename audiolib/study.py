@@ -32,6 +32,7 @@ from audiolib.files import digest, lock, read_json, scratch_folder, sha256_file,
 from audiolib.grid import Cell, Grid, Trained
 from audiolib.job import Job, precision_of
 from audiolib.launch import scaled
+from audiolib.precision import PRECISIONS
 from audiolib.progress import say
 from audiolib.start import checkpoints_of
 from audiolib.study_home import home_of
@@ -39,7 +40,6 @@ from audiolib.study_jobs import Task, side_by_side
 from audiolib.train import fit
 
 ROOT = Path(__file__).resolve().parent.parent
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 def run_study(

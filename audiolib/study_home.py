@@ -76,8 +76,8 @@ def training_cost(study: Study, rows: pl.DataFrame, run: StudyRun, metric: str) 
 
 
 def timed_alike(study: Study, rows: pl.DataFrame) -> tuple[pl.DataFrame, str | None]:
-    """Rows with the seconds of training of one machine alone, and this machine: the one that tells the cost of the most
-    runs, with those that they start from; null where none tells any.
+    """Rows with the seconds of training of one machine in one precision alone, and these two in words: those that tell
+    the cost of the most runs, with the runs that they start from; null where none tells any.
 
     Args:
         study: the study.
@@ -85,9 +85,9 @@ def timed_alike(study: Study, rows: pl.DataFrame) -> tuple[pl.DataFrame, str | N
     """
     seconds = pl.col("metric") == "train_seconds"
     found: tuple[int, pl.DataFrame, str | None] = (0, rows.filter(~seconds), None)
-    for machine in rows.filter(seconds)["machine"].unique().sort():
-        own = rows.filter(~seconds | (pl.col("machine") == machine))
+    for machine, precision in rows.filter(seconds).select("machine", "precision").unique().sort(pl.all()).rows():
+        own = rows.filter(~seconds | ((pl.col("machine") == machine) & (pl.col("precision") == precision)))
         told = sum(training_cost(study, own, run, "train_seconds") is not None for run in study.runs)
         if told > found[0]:
-            found = told, own, machine
+            found = told, own, f"{machine}, in {precision}"
     return found[1:]

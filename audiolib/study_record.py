@@ -4,7 +4,7 @@
     python -m audiolib.ui --experiment "audiolib studies"
 
 They have the names that a pass through the pipeline logs, in an experiment of their own; what is there is not logged
-again.
+again, and runs whose rows have been replaced are deleted.
 """
 
 import sys
@@ -17,7 +17,7 @@ from audiolib.progress import track
 from audiolib.results import Home, summary
 from audiolib.study import ROOT, read_study
 from audiolib.study_home import home_of
-from audiolib.tracking import found_run
+from audiolib.tracking import study_runs
 
 EXPERIMENT = "audiolib studies"
 _COSTS = {"train_gmac": "compute/gmac_cum", "train_seconds": "compute/seconds", "valid_score": "valid_score"}
@@ -34,9 +34,13 @@ def record(name: str) -> int:
     if rows.is_empty():
         raise AudiolibError(f"no rows yet; run `python -m audiolib.study {name}` first")
     runs = rows.partition_by("run", "model", "corpus", "seed", as_dict=True, maintain_order=True)
-    for (key, model, corpus, seed), own in track(runs.items(), "MLflow", total=len(runs), unit="run"):
-        tags = {"model": model, "dataset": corpus, "seed": str(seed), "study": name, "commit": own["commit"][0]}
-        run = found_run(ROOT, EXPERIMENT, f"{name}-{key}-{model}", f"{model}, seed {seed}", tags)
+    wanted = {}
+    for (key, model, corpus, seed), own in runs.items():
+        tags = {"model": model, "dataset": corpus, "seed": str(seed), "commit": own["commit"][0]}
+        wanted[f"{name}-{key}-{model}"] = {"mlflow.runName": f"{model}, seed {seed}", **tags}
+    found = study_runs(ROOT, EXPERIMENT, name, wanted)
+    for (key, model, corpus, _), own in track(runs.items(), "MLflow", total=len(runs), unit="run"):
+        run = found[f"{name}-{key}-{model}"]
         here = home_of(study.run(model), corpus)
         home = Home({"finetune": here.patch}, here.seconds, {"finetune": here.hop_ms})
         measured = own.filter(pl.col("metric") == "accuracy")

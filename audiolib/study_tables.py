@@ -45,8 +45,7 @@ def render(name: str) -> str:
         seeds, clips = _distinct(own, "seed"), own["n"].drop_nulls().max()
         parts += [
             f"## {corpus}",
-            f"Seeds {', '.join(seeds)}; {clips} test clips; trained in "
-            f"{' and '.join(_distinct(own, 'precision'))}. Accuracy in %.",
+            f"Seeds {', '.join(seeds)}; {clips} test clips; trained in {_precisions(own, order)}. Accuracy in %.",
         ]
         parts += [
             part
@@ -70,6 +69,19 @@ def render(name: str) -> str:
     if notes.exists():
         parts.append(notes.read_text(encoding="utf-8").strip())
     return "\n\n".join(parts) + "\n"
+
+
+def _precisions(rows: pl.DataFrame, order: list[str]) -> str:
+    """The precision of most runs; of others which these are."""
+    runs = rows.select("model", "seed", "precision").unique()
+    most = runs["precision"].mode().sort()[0]
+    words = []
+    for name in order:
+        own = runs.filter((pl.col("model") == name) & (pl.col("precision") != most))
+        if len(own):
+            words.append(f"{name} (seed {', '.join(_distinct(own, 'seed'))})")
+    others = " and ".join(_distinct(runs.filter(pl.col("precision") != most), "precision"))
+    return most + (f", but in {others}: {', '.join(words)}" if words else "")
 
 
 def _distinct(rows: pl.DataFrame, column: str) -> list[str]:

@@ -279,8 +279,8 @@ def separate_run(folder: Path) -> Run:
     return Run(uri, client.create_run(experiment).info.run_id)
 
 
-def found_run(root: Path, experiment: str, key: str, name: str, tags: dict[str, str]) -> Run:
-    """The run with that key in an experiment of that name; both are made when they are not there."""
+def study_runs(root: Path, experiment: str, study: str, wanted: dict[str, dict[str, str]]) -> dict[str, Run]:
+    """A study's runs by their keys, made with these tags where they are not there; of other keys they are deleted."""
     quiet_mlflow()
     uri = tracking_uri(root)
     from mlflow import MlflowClient
@@ -288,7 +288,11 @@ def found_run(root: Path, experiment: str, key: str, name: str, tags: dict[str, 
     client = MlflowClient(uri)
     with answering(uri):
         number = registry.experiment_for_runs(client, root, experiment)
-        if found := client.search_runs([number], f"tags.key = '{key}'"):
-            return Run(uri, found[0].info.run_id)
-        own = {**tags, "key": key, **source_tags("python -m audiolib.study_record")}
-        return Run(uri, client.create_run(number, tags=own, run_name=name).info.run_id)
+        there = client.search_runs([number], f"tags.study = '{study}'", max_results=5000)
+        found = {run.data.tags["key"]: run.info.run_id for run in there}
+        for key in found.keys() - wanted.keys():  # Their rows were replaced.
+            client.delete_run(found.pop(key))
+        for key in wanted.keys() - found.keys():
+            tags = {**wanted[key], "study": study, "key": key, **source_tags("python -m audiolib.study_record")}
+            found[key] = client.create_run(number, tags=tags).info.run_id
+    return {key: Run(uri, found[key]) for key in wanted}

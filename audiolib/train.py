@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,18 +21,17 @@ from audiolib.dataset import read_training
 from audiolib.epochs import Planner
 from audiolib.errors import AudiolibError
 from audiolib.finish import write_result
-from audiolib.job import Job, Progress, check_settings, make_deterministic
+from audiolib.job import Job, Progress, check_settings, compiled, make_deterministic
 from audiolib.kernels import segment_attention, selective_scan
 from audiolib.loader import steps
 from audiolib.metrics import accuracy, mean_average_precision
 from audiolib.objective import Objective
 from audiolib.optim import lr_factor, make_optimizer
 from audiolib.phases import draw_patch, phase_patch
-from audiolib.precision import settle
 from audiolib.predict import own_cores, pick_device, shared_scores
 from audiolib.progress import say
 from audiolib.shards import ShardFolder
-from audiolib.start import checkpoints_of, first_model, teacher
+from audiolib.start import checkpoints_of, first_model, settled, teacher
 from audiolib.views import needs_sound
 
 if TYPE_CHECKING:
@@ -65,13 +64,12 @@ class Trainer:
         if job.settings.deterministic:
             make_deterministic()
         self.device = pick_device(job.settings.device)
-        precision = settle(job.settings.precision, self.device)
-        self.job = job = replace(job, settings=job.settings.model_copy(update={"precision": precision}))
-        self.bf16 = precision == "bfloat16"
+        self.job = job = settled(job, self.device, first=self.rank == 0)
+        self.bf16 = job.settings.precision == "bfloat16"
         self.shards = ShardFolder(job.features)
         sound = needs_sound(job.recipe, self.shards.frontend["hop_ms"])
         self.train, self.valid = read_training(job.features, sound, job.settings.memory_mib)
-        self.planner = Planner(job.recipe, self.train, job.seconds, job.seed)
+        self.planner = Planner(job.recipe, self.train, job.seconds, job.draws)
         self.model = first_model(job, self.shards, self.planner.frames).to(self.device)
         self._choose_kernels()
         guide = teacher(job, self.device) if job.recipe.distill else None
@@ -79,7 +77,7 @@ class Trainer:
         self.average = Average(job.recipe.averaging)
         self.parallel: nn.Module = nn.parallel.DistributedDataParallel(self.model) if _parallel() else self.model
         if job.settings.compile:
-            self.parallel = torch.compile(self.parallel)
+            self.parallel = compiled(self.parallel, job.recipe)
         self.checkpoints = checkpoints_of(job)
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
@@ -156,7 +154,7 @@ class Trainer:
         self._set_rate(phase, optimizer, max(0, progress.batch - 1), per_epoch)
         for step in steps(epoch, progress.batch, self._processes()):
             self._set_rate(phase, optimizer, progress.batch, per_epoch)
-            patch = draw_patch(recipe, phase, self.job.seed, progress.step)
+            patch = draw_patch(recipe, phase, self.job.draws, progress.step)
             losses.append(self._step(step, patch, optimizer))
             lengths = [n for batch in step for n in batch.lengths]
             self.spent[0] += sum(self.model.macs(n, patch) for n in lengths)
@@ -229,7 +227,8 @@ class Trainer:
         self.average.after_epoch(self.model, self._epochs_left(phase))
         with self.average.shown(self.model):
             score = self.validate(phase)
-            if self.rank == 0 and score >= progress.best:
+            # A mean of the last epochs is what they all make of it: none of them is chosen.
+            if self.rank == 0 and (score >= progress.best or self.average.ends(self._epochs_left(phase))):
                 progress.best = score
                 self.best_weights = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
         if self.rank == 0:

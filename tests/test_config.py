@@ -115,3 +115,12 @@ def test_a_file_that_is_no_yaml_mapping_is_one_line(project, text):
     with pytest.raises(AudiolibError, match=r"params\.yaml") as caught:
         check(project)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_model_is_trained_where_it_is_at_home(project, stage):
+    """There it is judged, listens and is registered."""
+    change(project / "configs/model/ast.yaml", f"{stage}.patch_sizes", [8, 32])
+    change(project / "params.yaml", "model", "ast")
+    with pytest.raises(AudiolibError, match=rf"{stage}\.patch_sizes must hold architecture\.patch, \[16, 16\]"):
+        check(project)

@@ -259,15 +259,18 @@ def test_a_run_whose_process_cannot_begin_says_so(tmp_path, end, message):
 def test_seconds_are_those_of_the_machine_that_tells_the_cost_of_most_runs():
     """Of a run that starts from another both have to be known."""
     small = validate(Study, SMALL, "a study")
-    places = [("fixed", "fast"), ("flexible", "fast"), ("flexible", "slow"), ("flexible", "slow")]
+    places = [("fixed", "fast"), ("flexible", "fast"), ("flexible", "slow"), ("flexible", "slow"), ("flexible", "half")]
+    machines = {"fast": ("a CPU", "bfloat16"), "slow": ("another", "bfloat16"), "half": ("a CPU", "float32")}
+    seconds = {"metric": "train_seconds", "value": 1.0}
     rows = pl.DataFrame(
-        [{"model": model, "metric": "train_seconds", "value": 1.0, "machine": machine} for model, machine in places]
-        + [{"model": "fixed", "metric": "train_gmac", "value": 2.0, "machine": "slow"}]
+        [{"model": m, **seconds, **dict(zip(("machine", "precision"), machines[at], strict=True))} for m, at in places]
+        + [{"model": "fixed", "metric": "train_gmac", "value": 2.0, "machine": "another", "precision": "bfloat16"}]
     )
     kept, machine = study_home.timed_alike(small, rows)
-    assert machine == "fast" and kept.rows() == [rows.row(n) for n in (0, 1, 4)], "other costs are counted, and stay"
+    assert machine == "a CPU, in bfloat16", "one processor has two speeds"
+    assert kept.rows() == [rows.row(n) for n in (0, 1, 5)], "other costs are counted, and stay"
     kept, machine = study_home.timed_alike(small, rows[2:])
-    assert machine is None and kept.rows() == [rows.row(4)]
+    assert machine is None and kept.rows() == [rows.row(5)]
 
 
 def test_a_run_starts_from_an_earlier_one():

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from audiolib.files import read_sealed, write_sealed
 from audiolib.finish import HISTORY, write_history
 from audiolib.job import fingerprint
 from audiolib.launch import scaled
+from audiolib.order import epoch_order
 from audiolib.train import Trainer, fit
 from tests.recipes import job, phase, recipe
 from tests.test_resume import ELASTIC, EQUAL, TWO_PHASES, Killed, fit_killed_before, same, weights
@@ -54,12 +56,13 @@ def test_the_mean_of_the_last_epochs_is_what_is_kept(small_features, tmp_path, m
         real(self, model, left)
 
     monkeypatch.setattr(Average, "after_epoch", noted)
+    scores = iter([0.9, 0.5, 0.7, 0.6])
+    monkeypatch.setattr(Trainer, "validate", lambda self, phase: next(scores))
     plan = recipe(phases=[phase(epochs=4)], averaging={"last_epochs": 2})
     fit(job(small_features, tmp_path, recipe=plan))
-    assert len(seen) == 4
+    assert len(seen) == 4, "and neither an epoch before them nor one of them alone is chosen, whatever it scored"
     mean = {name: (seen[-1][name] + seen[-2][name]) / 2 for name in seen[0]}
     kept = {**weights(tmp_path / "out")}
-    # The last epoch's validation sees the mean; it wins here, being as good as any before it.
     assert all(torch.allclose(kept[name], mean[name], atol=1e-6) for name in kept)
     last = weights(tmp_path / "out" / "last")
     assert same(last, seen[-1])
@@ -139,6 +142,45 @@ def test_avx512_alone_is_no_bfloat16(monkeypatch, name, has):
     assert precision.cpu_has_bf16() is has
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not precision.cpu_has_bf16()
+
+
+@pytest.mark.parametrize("first, then, goes_on", [(False, True, True), (True, True, True), (True, False, False)])
+def test_an_unfinished_training_says_what_auto_means(
+    small_features, tmp_path, monkeypatch, capsys, first, then, goes_on
+):
+    """Taken up on other hardware it goes on in float32; in bfloat16 only where the hardware has it."""
+    plan = job(small_features, tmp_path, precision="auto")
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: first)
+    fit_killed_before(4, monkeypatch, plan)
+    capsys.readouterr()
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: then)
+    fit(plan)
+    told = capsys.readouterr().err
+    assert ("continuing after step 4" in told) is goes_on
+    assert f"{'bfloat16' if first and then else 'float32'} on cpu" in told
+    assert goes_on or "starts anew; the unfinished run that is kept differs in: precision" in told
+
+
+def test_all_patch_sizes_of_a_recipe_are_compiled(small_features, tmp_path, monkeypatch):
+    """torch compiles a function for eight shapes, and runs the others as they are."""
+    from torch._dynamo.utils import counters
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend="eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    sizes = [8, 10, 12, 14, 16, 18, 20, 22, 24, 26]
+    plan = recipe(phases=[phase(epochs=10)], patch_sizes=sizes, valid_patch_sizes=[16])
+    fit(job(small_features, tmp_path, compile=True, recipe=plan))
+    assert counters["frames"]["total"] == counters["frames"]["ok"] > len(sizes)
+
+
+def test_the_second_stage_draws_anew(small_features, tmp_path):
+    """Else its epochs would be those of the first once more: the same cuts, masks and partners."""
+    stages = [Trainer(job(small_features, tmp_path, stage=stage), None).planner for stage in ("pretrain", "finetune")]
+    assert stages[1].seed == 1, "what studies keep was drawn so"
+    order = [epoch_order(planner.clips, planner.seed, 0).clips for planner in stages]
+    assert sorted(order[0]) == sorted(order[1]) and not np.array_equal(*order)
 
 
 def test_a_resumed_history_has_the_columns_of_one_that_was_not(tmp_path):

@@ -187,6 +187,18 @@ class ModelPreset(Section):
     pretrain: Recipe
     finetune: Recipe
 
+    @model_validator(mode="after")
+    def _trained_at_home(self) -> "ModelPreset":
+        """A model is at home at `architecture.patch`: there it is judged, listens and is registered."""
+        patch = self.architecture.patch
+        for stage in ("pretrain", "finetune"):
+            if patch not in getattr(self, stage).patch_sizes:
+                raise ValueError(
+                    f"{stage}.patch_sizes must hold architecture.patch, {list(patch)}, where the model is at home; set "
+                    "architecture.patch to a size that it is trained at"
+                )
+        return self
+
 
 class TrainSection(Section):
     """`train` in params.yaml: what holds for both training stages, whatever the model."""

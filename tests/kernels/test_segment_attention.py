@@ -117,6 +117,12 @@ def test_the_check_catches_a_wrong_kernel():
     assert len(failures(leaky, naive, tensors, **options)) == 4
 
 
+def test_flex_trains_on_a_gpu_alone():
+    q, k, v = (torch.randn(4, 1, 16, requires_grad=True) for _ in range(3))
+    with pytest.raises(KernelUnavailable, match=r"train\.attention=flex trains on a GPU alone; use auto"):
+        flex(q, k, v, (4,))
+
+
 def test_varlen_says_what_it_cannot():
     query = torch.zeros(4, 1, 8)
     with pytest.raises(KernelUnavailable, match=r"train\.attention=varlen needs a GPU and bfloat16; use auto"):

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from audiolib.errors import KernelUnavailable
+
 LEAST_WIDTH = 16  # Of a head, compiled; zeros beside a narrower one change nothing.
 
 
@@ -13,7 +15,12 @@ def flex(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], sc
     """See the contract in `__init__.py`; blocks of the score matrix that lie between segments are never computed.
 
     On the CPU it is torch's uncompiled version, forward only, which is there to check the mask.
+
+    Raises:
+        KernelUnavailable: training on a CPU.
     """
+    if not query.is_cuda and torch.is_grad_enabled() and query.requires_grad:
+        raise KernelUnavailable("train.attention=flex trains on a GPU alone; use auto")
     from torch.nn.attention.flex_attention import flex_attention
 
     attend, width = _compiled() if query.is_cuda else flex_attention, query.shape[-1]
