@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,15 +53,16 @@ class Batch:
 
 
 def pack(
-    clips: Sequence[Tensor],
+    clips: Sequence[Tensor | np.ndarray],
     target: Tensor | None = None,
     stretch: Sequence[float] | None = None,
     draws: tuple[int, ...] = (),
     weight: float = 1.0,
 ) -> Batch:
-    """Lay clips of (t, f) end to end."""
+    """Lay clips of (t, f), tensors or NumPy arrays, end to end."""
     lengths = tuple(len(clip) for clip in clips)
-    return Batch(torch.cat(list(clips)), lengths, tuple(stretch or [1.0] * len(clips)), target, draws, weight)
+    mel = torch.cat([torch.as_tensor(clip) for clip in clips])
+    return Batch(mel, lengths, tuple(stretch or [1.0] * len(clips)), target, draws, weight)
 
 
 def pooled(mel: Tensor, factor: int, method: str) -> Tensor:

@@ -206,3 +206,22 @@ def new_folder(path: Path) -> None:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise AudiolibError(f"{path} is not empty; name a new folder")
+
+
+# What libsndfile reads.
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """Every file below a folder in order, links followed, but for hidden ones and what archivers leave behind."""
+    for folder, inside, names in os.walk(root, followlinks=True):
+        here = Path(folder).resolve()
+        shown = sorted(name for name in inside if not name.startswith(".") and name != "__MACOSX")
+        # A link to a folder above it has no end.
+        inside[:] = [name for name in shown if not here.is_relative_to((Path(folder) / name).resolve())]
+        yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a file's suffix is that of a sound file which can be read."""
+    return path.suffix.lower() in SOUND_SUFFIXES

@@ -9,6 +9,8 @@ import torch
 from torchaudio.compliance.kaldi import fbank
 from torchaudio.transforms import MelSpectrogram
 
+LOUDEST = 16.0  # Floating-point sound may go beyond 1, but not so far.
+
 
 class BadClip(Exception):
     """Why one clip cannot be used; collected for all clips and reported together."""
@@ -33,7 +35,7 @@ class Frontend:
         return int(self.sample_rate * self.window_ms / 1000)
 
 
-def decode(path: Path, rate: int, start: float | None = None, end: float | None = None) -> np.ndarray:
+def decode(path: Path | str, rate: int, start: float | None = None, end: float | None = None) -> np.ndarray:
     """Read a wav, flac, ogg or mp3 file as mono at `rate` Hz.
 
     Args:
@@ -46,8 +48,10 @@ def decode(path: Path, rate: int, start: float | None = None, end: float | None 
         (l,) float32 in [-1, 1]; channels are averaged.
 
     Raises:
-        BadClip: the file is missing, empty, cut short, not audio, or holds values that are not finite numbers.
+        BadClip: the file is missing, empty, cut short, not audio, or holds values that are no sound: not finite, or far
+            beyond 1, as floating-point files at the scale of 16-bit numbers have them.
     """
+    path = Path(path)
     import soundfile  # Only decoding needs these two; log-mel of stored sound works on a machine without them.
     import soxr
 
@@ -57,8 +61,10 @@ def decode(path: Path, rate: int, start: float | None = None, end: float | None 
         with soundfile.SoundFile(path) as sound:
             first = min(int((start or 0) * sound.samplerate), sound.frames)
             last = sound.frames if end is None else int(end * sound.samplerate)
-            sound.seek(first)
-            samples = sound.read(max(0, last - first), dtype="float32", always_2d=True)
+            # An mp3's frames lean on those before: right after a jump they are silent.
+            early = min(first, sound.samplerate) if sound.format == "MP3" else 0
+            sound.seek(first - early)
+            samples = sound.read(max(0, last - first) + early, dtype="float32", always_2d=True)[early:]
             found, expected = len(samples), min(last, sound.frames) - first
             source_rate = sound.samplerate
     except FileNotFoundError as error:
@@ -69,16 +75,19 @@ def decode(path: Path, rate: int, start: float | None = None, end: float | None 
         raise BadClip("the file is cut short: it holds fewer samples than its header says")
     if not np.isfinite(samples).all():
         raise BadClip("holds samples that are not finite numbers (NaN or infinity)")
+    if (peak := np.abs(samples).max(initial=0)) > LOUDEST:
+        raise BadClip(f"holds samples up to {peak:.0f}; floating-point sound lies between -1 and 1")
     mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
     return mono if source_rate == rate or not mono.size else soxr.resample(mono, source_rate, rate)
 
 
-def duration(path: Path) -> float:
+def duration(path: Path | str) -> float:
     """Seconds that a sound file lasts by its header.
 
     Raises:
         BadClip: no readable sound file.
     """
+    path = Path(path)
     import soundfile
 
     try:

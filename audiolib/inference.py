@@ -13,6 +13,7 @@ from audiolib.errors import AudiolibError
 from audiolib.frontend import BadClip, Frontend, decode, duration, log_mel
 from audiolib.grid import Cell, view_of
 from audiolib.loader import shown
+from audiolib.models.positions import as_size
 from audiolib.predict import BATCH_FRAMES, pick_device
 from audiolib.pretrained import load, load_card
 from audiolib.views import View
@@ -37,7 +38,7 @@ class Listener:
 
     Args:
         folder: a trained model.
-        patch: patch size to use; null = its own.
+        patch: patch size to use, (mel bands, frames) or a number for a square; null = its own.
         hop_ms: time resolution to use; null = that it was trained at.
         device: `auto`, `cpu` or `cuda`.
         scan: implementation of an Audio Mamba's scan; `naive` needs no compiler.
@@ -50,15 +51,16 @@ class Listener:
         self,
         folder: Path | str,
         *,
-        patch: tuple[int, int] | None = None,
+        patch: tuple[int, int] | int | None = None,
         hop_ms: float | None = None,
         device: str = "auto",
         scan: str = "auto",
     ) -> None:
         self.folder, self.device = folder, pick_device(device)
         self.model, self.card = load(folder, str(self.device), scan=scan), load_card(folder)
-        if (patch is not None and min(patch) < 1) or (hop_ms is not None and not 1 <= hop_ms <= 1000):
-            raise AudiolibError("a patch has at least 1 band and 1 frame, a hop lasts 1 to 1000 ms")
+        patch = None if patch is None else as_size("patch", patch)
+        if hop_ms is not None and not 1 <= hop_ms <= 1000:
+            raise AudiolibError(f"a hop lasts 1 to 1000 ms, not {hop_ms:g}")
         if patch is not None and patch[0] > self.model.config.mel_bins:
             bands = self.model.config.mel_bins
             raise AudiolibError(f"a patch of {patch[0]} bands is higher than this model's log-mel, which has {bands}")
@@ -125,7 +127,7 @@ class Listener:
 
     def listen(
         self,
-        paths: Iterable[Path | str],
+        paths: Iterable[Path | str] | Path | str,
         *,
         window: float | None = None,
         stride: float | None = None,
@@ -135,7 +137,7 @@ class Listener:
         """Windows of sound files, in order; memory does not grow with the length of a file.
 
         Args:
-            paths: of wav, flac, ogg or mp3 files of any rate and channel count.
+            paths: of wav, flac, ogg or mp3 files of any rate and channel count, or one such path.
             window: seconds; null = the length that the model was trained at, 30 s for one that takes any. The last
                 window of a file is moved back so that it is full; a shorter file is one window.
             stride: seconds from one window to the next; null = no overlap.
@@ -158,6 +160,7 @@ class Listener:
                 raise AudiolibError(f"{path}: {reason}")
             bad(path, reason)
 
+        paths = [paths] if isinstance(paths, str | Path) else paths
         sounds = (piece for path in paths for piece in self._pieces(str(path), length, step, told))
         for names, embeddings in self.batches(sounds, length):
             values = embeddings.float().cpu().numpy() if embed else self.probabilities(embeddings)

@@ -177,3 +177,23 @@ def test_a_recording_of_gigabytes_is_cut_short_or_open(tmp_path, length, size, f
         file.write(content)
         file.truncate(size)
     assert _cut_short(tmp_path / "a.wav") is not fine
+
+
+def test_floating_point_sound_at_the_scale_of_numbers_is_told(tmp_path):
+    """It would be clipped where it is stored as sound, and stand 16 nats above all other log-mel."""
+    wave = np.sin(np.arange(16000) / 10).astype(np.float32)
+    soundfile.write(tmp_path / "loud.wav", 1.5 * wave, 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "scaled.wav", 32768 * wave, 16000, subtype="FLOAT")
+    assert np.abs(decode(tmp_path / "loud.wav", 16000)).max() == pytest.approx(1.5, abs=0.01)
+    with pytest.raises(BadClip, match=r"samples up to 327[0-9]{2}; floating-point sound lies between -1 and 1"):
+        decode(tmp_path / "scaled.wav", 16000)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_a_piece_of_an_mp3_does_not_begin_with_silence(tmp_path, rate):
+    """After a jump the decoder lacks what its frames refer to."""
+    wave = 0.2 * np.sin(2 * np.pi * 440 * np.arange(8 * rate) / rate).astype(np.float32)
+    soundfile.write(tmp_path / "a.mp3", wave, rate, compression_level=0.99)
+    whole, piece = decode(tmp_path / "a.mp3", rate), decode(str(tmp_path / "a.mp3"), rate, 5.12, 7.12)
+    first = int(5.12 * rate)
+    np.testing.assert_allclose(piece, whole[first : first + len(piece)], atol=0.01)

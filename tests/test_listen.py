@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+import soundfile
 
 from audiolib.inference import Listener
 from tests.test_cli import audiolib
@@ -144,3 +146,36 @@ def test_following_from_the_command_line(folder, tmp_path):
     assert done.returncode == 1 and "empty.wav: the file is empty" in done.stderr
     other = audiolib("predict", path, "--model", folder, "--stream", "1")
     assert other.returncode == 1 and "directions: fo-fo" in other.stderr and "Traceback" not in other.stderr
+
+
+def test_a_file_that_turns_bad_has_no_answer_as_a_whole(tmp_path):
+    """The mean over its first windows would pass for one over the file; windows before the damage are told."""
+    model = saved(tmp_path / "m", padded=True)
+    good, bad = sound(tmp_path / "good.wav", 3.0), tmp_path / "bad.wav"
+    samples, rate = soundfile.read(good, dtype="float32")
+    samples[int(2.5 * rate) :] = np.nan
+    soundfile.write(bad, samples, rate, subtype="FLOAT")
+    whole = audiolib("predict", bad, good, bad, "--model", model)
+    assert [line.split("\t")[0] for line in whole.stdout.splitlines()] == [str(good)] and whole.returncode == 1
+    assert whole.stderr.count("not finite numbers") == 2
+    assert str(bad) in audiolib("predict", bad, "--model", model, "--window", 0.5).stdout
+
+
+def test_a_folder_gives_all_that_can_be_trained_on(folder, tmp_path):
+    (tmp_path / "clips" / ".hidden").mkdir(parents=True)
+    (tmp_path / "linked").mkdir()
+    samples, rate = soundfile.read(sound(tmp_path / "a.wav", 0.5))
+    for name in ("clips/a.aiff", "clips/.hidden/b.wav", "linked/c.flac"):
+        soundfile.write(tmp_path / name, samples, rate)
+    (tmp_path / "clips" / "more").symlink_to(tmp_path / "linked")
+    done = audiolib("predict", tmp_path / "clips", "--model", folder)
+    told = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    assert told == [str(tmp_path / "clips/a.aiff"), str(tmp_path / "clips/more/c.flac")]
+    empty = audiolib("predict", "", "--model", folder)
+    assert empty.returncode == 1 and "an empty word was given" in empty.stderr
+
+
+def test_a_table_of_nothing_has_its_columns(folder, tmp_path):
+    (tmp_path / "empty.wav").touch()
+    audiolib("predict", tmp_path / "empty.wav", "--model", folder, "--parquet", tmp_path / "o.parquet")
+    assert pl.read_parquet(tmp_path / "o.parquet").columns == ["file", "start", "end"]

@@ -76,6 +76,11 @@ def export_command(parser: argparse.ArgumentParser) -> Run:
             f"{frontend.hop_ms:g} ms{pooled}, normalised as (x {-mean:+.4f}) / {2 * deviation:.4f}, to logits (clips, "
             f"{len(listener.classes)})"
         )
+        if listener.card.padded:
+            print(
+                f"it was trained on clips of {listener.own_seconds:g} s: complete shorter ones after normalising with "
+                f"{listener.card.fill:g}; cut longer ones and average their probabilities, as audiolib predict does"
+            )
 
     return run
 

@@ -154,7 +154,7 @@ def demo_command(parser: argparse.ArgumentParser) -> Run:
 
         blocks = page(asked.model)
         try:
-            blocks.launch(server_name="127.0.0.1", server_port=asked.port, share=False)
+            blocks.launch(server_name="127.0.0.1", server_port=asked.port, share=False, inbrowser=True)
         except OSError as error:
             raise AudiolibError(f"port {asked.port} is taken; choose another with --port") from error
 

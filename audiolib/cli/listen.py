@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiolib.errors import AudiolibError
+from audiolib.files import SOUND_SUFFIXES, files_below, is_sound
 from audiolib.progress import say, track
 
 if TYPE_CHECKING:
     from audiolib.inference import Heard, Listener
 
 Run = Callable[[argparse.Namespace], None]
-SUFFIXES = {".wav", ".flac", ".ogg", ".mp3"}
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +167,9 @@ def _hear(
         bad=lambda path, reason: bad.append((path, reason)),
     )
     whole = asked.window is None and asked.stride is None
-    return bad, whole_files(windows) if whole else windows
+    # A file that turned out bad after some windows has no answer: their mean would pass for one of the whole file.
+    good = (heard for heard in whole_files(windows) if heard.path not in dict(bad))
+    return bad, good if whole else windows
 
 
 def _follow(asked: argparse.Namespace, listener: "Listener") -> tuple[list[tuple[str, str]], Iterator["Heard"]]:
@@ -186,15 +188,17 @@ def _files(sounds: list[str]) -> list[Path]:
     found: list[Path] = []
     for name in sounds:
         path = Path(name)
+        if not name:
+            raise AudiolibError("a sound file or folder has no name: an empty word was given")
         if name == "-":
             with tempfile.NamedTemporaryFile(prefix="stdin-", delete=False) as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
             atexit.register(Path(file.name).unlink, missing_ok=True)
             found.append(Path(file.name))
         elif path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            inside = list(filter(is_sound, files_below(path)))
             if not inside:
-                raise AudiolibError(f"{path} has no sound files ({', '.join(sorted(SUFFIXES))})")
+                raise AudiolibError(f"{path} has no sound files ({', '.join(SOUND_SUFFIXES)})")
             found += inside
         else:
             found.append(path)
@@ -242,7 +246,8 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     from audiolib.files import atomic_path
 
     with atomic_path(path) as temporary:
-        pl.DataFrame(rows).write_parquet(temporary)
+        empty = {"file": pl.String, "start": pl.Float64, "end": pl.Float64}
+        pl.DataFrame(rows, schema=None if rows else empty).write_parquet(temporary)
 
 
 def _finish(bad: list[tuple[str, str]]) -> None:

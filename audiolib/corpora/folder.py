@@ -1,7 +1,8 @@
 """Your own clips, left where they are: one folder per class, or a table with a row per clip."""
 
 import math
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import polars as pl
 
 from audiolib.config.corpus import DownloadSection, FolderSource
 from audiolib.corpora.clips import SPLITS, Clip, as_table
-from audiolib.corpora.local import SUFFIXES, check_name
+from audiolib.corpora.local import check_name
 from audiolib.corpora.splits import split_groups
 from audiolib.errors import AudiolibError
-from audiolib.files import user_path
+from audiolib.files import SOUND_SUFFIXES, files_below, is_sound, user_path
+from audiolib.progress import say
 
 _OPTIONAL = ("split", "fold", "group", "start", "end")
 
@@ -38,11 +40,31 @@ def fetch(source: FolderSource, section: DownloadSection, folder: Path, store: P
 
 
 def _class_folders(root: Path) -> list[dict[str, Any]]:
-    files = sorted(p for p in root.glob("*/**/*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    """The clips of every folder, and a line of what was found and what was not."""
+    clips: Counter[str] = Counter()
+    others: dict[str, Counter[str]] = {}
+    files: list[Path] = []
+    for path in (found for found in files_below(root) if found.parent != root):
+        name = path.relative_to(root).parts[0]
+        if is_sound(path):
+            check_name(path)
+            files.append(path)
+            clips[name] += 1
+        else:
+            others.setdefault(name, Counter())[path.suffix.lower() or path.name] += 1
     if not files:
-        raise AudiolibError(f"{root} has no <class>/<clip> with a suffix among {' '.join(sorted(SUFFIXES))}")
-    for path in files:
-        check_name(path)
+        raise AudiolibError(f"{root} has no <class>/<clip> with a suffix among {' '.join(SOUND_SUFFIXES)}")
+    for name in sorted(others.keys() - clips.keys()):
+        suffix, count = others[name].most_common(1)[0]
+        raise AudiolibError(
+            f"{root / name} has no clip: {count} of its files are {suffix}, and what can be read is "
+            f"{' '.join(SOUND_SUFFIXES)}; convert them, or move the folder away"
+        )
+    left = sum(others.values(), Counter())
+    say(
+        f"{len(files):,} clips in {len(clips)} classes: {', '.join(f'{name} {n}' for name, n in sorted(clips.items()))}"
+        + (f"; left out: {', '.join(f'{n} {suffix}' for suffix, n in left.most_common())}" if left else "")
+    )
     return [{"path": str(p.relative_to(root)), "label": (p.relative_to(root).parts[0],)} for p in files]
 
 
@@ -54,15 +76,26 @@ def _table(path: Path, source: FolderSource) -> list[dict[str, Any]]:
         raise AudiolibError(f"cannot read the table {path}: {reason}") from error
     for column in ("path", "label"):
         if column not in table.columns:
-            raise AudiolibError(f"{path} has no column {column!r}; it has: {', '.join(table.columns)}")
+            names = ", ".join(table.columns)
+            hint = "; save it as UTF-8" if "\x00" in names else ""
+            raise AudiolibError(f"{path} has no column {column!r}; it has: {names.replace(chr(0), '')}{hint}")
     rows = table.select([c for c in ("path", "label", *_OPTIONAL) if c in table.columns]).rows(named=True)
-    for number, row in enumerate(rows, start=2):
+    numbered = [(n, row) for n, row in enumerate(rows, start=2) if {*map(str, row.values())} - {"None", ""}]
+    for number, row in numbered:
         _check_row(row, f"{path}, line {number}", source)
+        row["path"] = _spelled(row["path"], path.parent)
+    rows = [row for _, row in numbered]
     unsplit = [row["path"] for row in rows if not row.get("split")]
     if len(unsplit) not in (0, len(rows)):
         raise AudiolibError(f"{path}: {len(unsplit)} rows have no split, the first is {unsplit[0]}; give all or none")
     _keep_groups_whole(rows, "split", str(path))
     return rows
+
+
+def _spelled(name: str, root: Path) -> str:
+    """A path in one spelling: clips that are the same file must not lie on two sides of a split."""
+    name = os.path.normpath(name)
+    return os.path.relpath(name, root) if Path(name).is_relative_to(root) else name
 
 
 def _keep_groups_whole(rows: list[dict[str, Any]], column: str, where: str) -> None:
@@ -85,13 +118,16 @@ def _check_row(row: dict[str, Any], where: str, source: FolderSource) -> None:
         raise AudiolibError(f"{where}: the path is missing")
     row["label"] = _labels(row["label"], source)
     if not row["label"]:
-        raise AudiolibError(f"{where}: the label of {row['path']} is missing")
+        hint = "; give clips of no class one of their own, such as none" if source.multi_label else ""
+        raise AudiolibError(f"{where}: the label of {row['path']} is missing{hint}")
     if len(row["label"]) > 1 and not source.multi_label:
         raise AudiolibError(f"{where}: {row['path']} has {len(row['label'])} labels; set source.multi_label: true")
     if row.get("split") and row["split"] not in SPLITS:
         raise AudiolibError(f"{where}: split is {row['split']!r}, it must be one of {', '.join(SPLITS)}")
     for column, kind in (("fold", int), ("start", float), ("end", float)):
         row[column] = _number(row.get(column), kind, f"{where}: {column}")
+    if row["end"] is not None and row["end"] <= (row["start"] or 0):
+        raise AudiolibError(f"{where}: end is {row['end']:g}, it must be after start")
 
 
 def _labels(value: Any, source: FolderSource) -> tuple[str, ...]:

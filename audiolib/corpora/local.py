@@ -13,10 +13,8 @@ import polars as pl
 from audiolib.config.corpus import DownloadSection
 from audiolib.corpora.clips import SCHEMA
 from audiolib.errors import AudiolibError
-from audiolib.files import atomic_path, user_path
+from audiolib.files import atomic_path, files_below, is_sound, user_path
 from audiolib.progress import say
-
-SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"}
 
 
 def corpus_root(corpus: str, section: DownloadSection) -> Path:
@@ -83,12 +81,9 @@ def audio_files(root: Path, name_of: Callable[[Path], str]) -> pl.DataFrame:
 
 
 def _walk(root: Path, name_of: Callable[[Path], str]) -> Iterator[tuple[str, str]]:
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = Path(folder) / name
-            if path.suffix.lower() in SUFFIXES:
-                check_name(path)
-                yield name_of(path), str(path)
+    for path in filter(is_sound, files_below(root)):
+        check_name(path)
+        yield name_of(path), str(path)
 
 
 def check_name(path: Path) -> None:

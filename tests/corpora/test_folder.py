@@ -1,6 +1,7 @@
 """Your own audio: a folder for each class, or a table with any of the columns; bad ones are one line."""
 
 import os
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -217,3 +218,62 @@ def test_labels_of_a_list_are_a_set_of_words(own, tmp_path):
     pl.DataFrame(rows).write_parquet(own / "t.parquet")
     source = FolderSource(corpus="folder", table="t.parquet", multi_label=True)
     assert {clip.label for clip in clips_of(source, tmp_path, folder=str(own))} == {("a",), ("b",)}
+
+
+def test_what_is_found_and_what_is_not_is_told(own, tmp_path, capsys):
+    """Links are followed, but not in a circle; what is hidden or no sound makes no class."""
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(own / "cat", elsewhere)
+    (own / "cat" / "more").symlink_to(elsewhere)
+    (own / "sheep").symlink_to(elsewhere)
+    (own / "cat" / "round").symlink_to(own)
+    shutil.copytree(own / "cat", own / ".ipynb_checkpoints", symlinks=True)
+    shutil.copytree(own / "dog", own / "__MACOSX")
+    (own / "dog" / "notes.txt").touch()
+    clips = clips_of(FolderSource(corpus="folder"), tmp_path, folder=str(own))
+    counts = Counter(clip.label[0] for clip in clips)
+    assert counts["cat"] == 2 * counts["sheep"] and set(counts) == {"cat", "dog", "sheep"}
+    told = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    assert f"clips in 3 classes: {told}; left out: 4 .txt" in capsys.readouterr().err
+
+
+def test_a_class_that_cannot_be_read_is_no_small_thing(own, tmp_path):
+    (own / "cow").mkdir()
+    (own / "cow" / "moo.m4a").touch()
+    with pytest.raises(AudiolibError, match=r"cow has no clip: 1 of its files are \.m4a, .* convert them"):
+        clips_of(FolderSource(corpus="folder"), tmp_path, folder=str(own))
+
+
+def test_a_file_by_two_spellings_is_one_file(own, tmp_path):
+    """Else it might be trained on and tested with."""
+    names = [f"{name}/{'deep/' if i % 2 else ''}{i}.wav" for name in ("cat", "dog") for i in range(6)]
+    twice = names + [f"./{name}" for name in names[:3]] + [str(own / name) for name in names[3:6]]
+    rows = [
+        {"path": path, "label": "cat" if "cat" in path else "dog", "start": n / 100} for n, path in enumerate(twice)
+    ]
+    (own / "t.csv").write_text(pl.DataFrame(rows).write_csv() + ",,\n\n")
+    clips = clips_of(FolderSource(corpus="folder", table="t.csv"), tmp_path, folder=str(own))
+    files = defaultdict(set)
+    for clip in clips:
+        files[clip.path].add(clip.split)
+    assert len(clips) == 18 and len(files) == 12 and all(len(split) == 1 for split in files.values())
+
+
+BAD_CELLS = {
+    "path,label,start,end\na.wav,cat,0.5,0.2": "line 2: end is 0.2, it must be after start",
+    "path,label,end\na.wav,cat,0": "line 2: end is 0, it must be after start",
+    "path,label\na.wav,": "line 2: the label of a.wav is missing; give clips of no class one of their own",
+}
+
+
+@pytest.mark.parametrize("content", BAD_CELLS)
+def test_a_table_that_cannot_be_is_one_line(own, tmp_path, content):
+    (own / "t.csv").write_text(content)
+    with pytest.raises(AudiolibError, match=BAD_CELLS[content]):
+        clips_of(FolderSource(corpus="folder", table="t.csv", multi_label=True), tmp_path, folder=str(own))
+
+
+def test_a_table_in_another_encoding_says_what_to_do(own, tmp_path):
+    (own / "t.csv").write_text("path,label\ncat/0.wav,cat\n", encoding="utf-16-le")
+    with pytest.raises(AudiolibError, match=r"no column 'path'; it has: path, ?label; save it as UTF-8"):
+        clips_of(FolderSource(corpus="folder", table="t.csv"), tmp_path, folder=str(own))
