@@ -22,6 +22,7 @@ from audiolib.models.spectrogram_transformer import SpectrogramTransformer
 
 # Doublings of the scan: up to 2**20 tokens, six hours at patch 16.
 DOUBLINGS = 20
+Reach = tuple[Tensor, Tensor]
 
 
 class TimePositions(nn.Module):
@@ -152,8 +153,9 @@ class GraphMamba(nn.Module):
                 parts += [x[:, last:place], token[:, None]]
                 last = place
             x = torch.cat([*parts, x[:, last:]], 1)
+        reaches = reaches_of(x.shape[1])
         for block in model.blocks:
-            x = x + _mixer(block.mixer, block.norm(x))
+            x = x + _mixer(block.mixer, block.norm(x), reaches)
         x = model.norm(x)
         if not places:
             return model.head(x.mean(1))
@@ -161,48 +163,55 @@ class GraphMamba(nn.Module):
         return model.head(torch.stack(read, 1).mean(1))
 
 
-def _mixer(mixer: Mixer, x: Tensor) -> Tensor:
+def _mixer(mixer: Mixer, x: Tensor, reaches: list[Reach]) -> Tensor:
+    """Its scans are one: a scan backwards is one over turned tokens, beside the other as more clips would be."""
     inner, gate = mixer.in_proj(x).chunk(2, dim=-1)
-    y = _way(mixer.way, inner, -mixer.A_log.exp(), reverse=False)
+    u = _convolved(mixer.way, inner)
+    scans = [(mixer.way, u, mixer.A_log)]
     if mixer.directions == "fo-bi":
-        y = y + _way(mixer.way, inner, -mixer.back_A_log.exp(), reverse=True, causal=True)
+        scans.append((mixer.way, u.flip(1), mixer.back_A_log))
     elif mixer.directions == "bi-bi":
-        y = (y + _way(mixer.back, inner, -mixer.back_A_log.exp(), reverse=True)) / 2
-    return mixer.out_proj(y * silu(gate))
+        scans.append((mixer.back, _convolved(mixer.back, inner.flip(1)), mixer.back_A_log))
+    decays, pushes, reads = zip(*(_steps(*scan) for scan in scans), strict=True)
+    states = doubled(torch.cat(decays), torch.cat(pushes), reaches).chunk(len(scans))
+    both = [
+        (state * c[:, :, None]).sum(-1) + way.D * u for state, c, (way, u, _) in zip(states, reads, scans, strict=True)
+    ]
+    y = both[0] if len(both) == 1 else both[0] + both[1].flip(1)
+    return mixer.out_proj((y / 2 if mixer.directions == "bi-bi" else y) * silu(gate))
 
 
-def _way(way: Way, inner: Tensor, A: Tensor, *, reverse: bool, causal: bool | None = None) -> Tensor:
-    """One scan before its gate; with `causal` the convolution looks back although the scan goes backwards."""
-    turned = reverse and not causal
-    x = inner.flip(1) if turned else inner
+def _convolved(way: Way, inner: Tensor) -> Tensor:
     window = way.conv_weight.shape[1]
-    padded = pad(x.transpose(1, 2), (window - 1, 0))
-    u = silu(nn.functional.conv1d(padded, way.conv_weight[:, None], way.conv_bias, groups=x.shape[2]).transpose(1, 2))
+    padded = pad(inner.transpose(1, 2), (window - 1, 0))
+    weight, groups = way.conv_weight[:, None], inner.shape[2]
+    return silu(nn.functional.conv1d(padded, weight, way.conv_bias, groups=groups).transpose(1, 2))
+
+
+def _steps(way: Way, u: Tensor, a_log: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Decay and push of every token's states, (m, n, e, j) each, and how they are read, (m, n, j)."""
     delta, b, c = way.steps(u)
     step = softplus(delta + way.dt_proj.bias)
-    decay, push = torch.exp(step[..., None] * A), (step * u)[..., None] * b[:, :, None]
-    if reverse and not turned:
-        decay, push = decay.flip(1), push.flip(1)
-    state = doubled(decay, push)
-    if reverse and not turned:
-        state = state.flip(1)
-    y = (state * c[:, :, None]).sum(-1) + way.D * u
-    return y.flip(1) if turned else y
+    return torch.exp(step[..., None] * -a_log.exp()), (step * u)[..., None] * b[:, :, None], c
 
 
-def doubled(decay: Tensor, push: Tensor) -> Tensor:
+def doubled(decay: Tensor, push: Tensor, reaches: list[Reach]) -> Tensor:
     """state_t = decay_t state_(t-1) + push_t along axis 1, in `DOUBLINGS` steps (Hillis and Steele, 1986).
 
     After k steps a place holds the sum over the last 2^k tokens, and their decays' product: both are stable, for decays
     are at most 1.
     """
-    places = torch.arange(push.shape[1])
-    for power in range(DOUBLINGS):
-        reach = 2**power
-        before, there = (places - reach).clamp(min=0), (places >= reach)[:, None, None]
+    for before, there in reaches:
         push = push + decay * torch.where(there, push[:, before], 0.0)
         decay = decay * torch.where(there, decay[:, before], 1.0)
     return push
+
+
+def reaches_of(count: int) -> list[Reach]:
+    """For each doubling the token that every one of `count` tokens looks back at, and whether there is one."""
+    places = torch.arange(count)
+    found = ((places - 2**power, places >= 2**power) for power in range(DOUBLINGS))
+    return [(before.clamp(min=0), there[:, None, None]) for before, there in found]
 
 
 def graph(model: Classifier, patch: Size | None = None, hop: float = 1.0) -> nn.Module:
@@ -245,10 +254,12 @@ def export_onnx(model: Classifier, patch: Size | None, out: Path, hop: float = 1
     size = (patch or model.config.patch)[1]
     example = torch.zeros(2, 3 * size + 5, model.config.mel_bins)
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    # Simplifying the thousands of nodes of a scan takes minutes; runtimes do it themselves when they load it.
+    small = not isinstance(model, AudioMamba)
     with torch.inference_mode(False), torch.no_grad():
         program = torch.onnx.export(
             graph(model, patch, hop), (example,), dynamo=True, input_names=["log_mel"], output_names=["logits"],
-            dynamic_shapes=(free,), verbose=False,
+            dynamic_shapes=(free,), verbose=False, optimize=small,
         )  # fmt: skip
     with atomic_path(out) as temporary:
         program.save(temporary)

@@ -7,7 +7,7 @@ import torch
 
 from audiolib.batches import pack
 from audiolib.errors import AudiolibError
-from audiolib.export import doubled, export_onnx, graph
+from audiolib.export import doubled, export_onnx, graph, reaches_of
 from audiolib.kernels.selective_scan.naive import naive
 from audiolib.models import create_model
 from tests.test_cli import audiolib
@@ -86,7 +86,9 @@ def test_doubling_is_the_recurrence(count):
     A = -torch.rand(6, 4, generator=generator, dtype=torch.float64)
     B, C = torch.randn(2, count, 4, generator=generator, dtype=torch.float64)
     step = torch.nn.functional.softplus(delta)
-    state = doubled(torch.exp(step[..., None] * A)[None], ((step * u)[..., None] * B[:, None])[None])[0]
+    state = doubled(
+        torch.exp(step[..., None] * A)[None], ((step * u)[..., None] * B[:, None])[None], reaches_of(len(u))
+    )[0]
     wanted = naive(u, delta, A, B, C, lengths=(count,))
     torch.testing.assert_close((state * C[:, None]).sum(-1), wanted)
 
