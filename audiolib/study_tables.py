@@ -72,16 +72,17 @@ def render(name: str) -> str:
 
 
 def _precisions(rows: pl.DataFrame, order: list[str]) -> str:
-    """The precision of most runs; of others which these are."""
+    """The precision of most runs; of others which these are: whole seeds, or models with the seeds of each."""
     runs = rows.select("model", "seed", "precision").unique()
     most = runs["precision"].mode().sort()[0]
-    words = []
+    others = runs.filter(pl.col("precision") != most)
+    whole = set(others["seed"]) - set(runs.filter(pl.col("precision") == most)["seed"])
+    words = [f"all of seed {seed}" for seed in sorted(whole)]
     for name in order:
-        own = runs.filter((pl.col("model") == name) & (pl.col("precision") != most))
+        own = others.filter((pl.col("model") == name) & ~pl.col("seed").is_in(list(whole)))
         if len(own):
             words.append(f"{name} (seed {', '.join(_distinct(own, 'seed'))})")
-    others = " and ".join(_distinct(runs.filter(pl.col("precision") != most), "precision"))
-    return most + (f", but in {others}: {', '.join(words)}" if words else "")
+    return most + (f", but in {' and '.join(_distinct(others, 'precision'))}: {', '.join(words)}" if words else "")
 
 
 def _distinct(rows: pl.DataFrame, column: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import re
 
+import polars as pl
 import pytest
 import torch
 
@@ -53,3 +54,15 @@ def test_without_git_a_commit_is_unknown(monkeypatch, tmp_path):
     assert re.fullmatch(r"[0-9a-f]{7,}\+?", origin("a command")["commit"])
     monkeypatch.setenv("PATH", str(tmp_path))
     assert origin("a command")["commit"] == "unknown"
+
+
+def test_a_page_says_which_runs_were_trained_in_another_precision():
+    rows = pl.DataFrame(
+        [("a", 1, "float32"), ("b", 1, "float32"), ("a", 2, "bfloat16"), ("b", 2, "bfloat16"), ("c", 2, "float32")]
+        + [(name, 3, "bfloat16") for name in "abc"],
+        schema=["model", "seed", "precision"],
+        orient="row",
+    )
+    told = study_tables._precisions(rows, ["c", "b", "a"])
+    assert told == "bfloat16, but in float32: all of seed 1, c (seed 2)"
+    assert study_tables._precisions(rows.filter(pl.col("seed") == 3), ["a"]) == "bfloat16"
