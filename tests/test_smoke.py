@@ -41,10 +41,11 @@ def shrink(folder: Path) -> None:
     for preset in (folder / "configs/model").glob("*.yaml"):
 
         def tiny(content):
+            size = content["architecture"]["patch"] = content["finetune"]["patch_sizes"][-1]
             for stage in ("pretrain", "finetune"):
                 content[stage]["phases"] = [{**phase, "epochs": 1} for phase in content[stage]["phases"]]
                 content[stage].pop("patch_probabilities", None)
-                content[stage]["patch_sizes"] = content[stage]["valid_patch_sizes"] = content[stage]["patch_sizes"][-1:]
+                content[stage]["patch_sizes"] = content[stage]["valid_patch_sizes"] = [size]
 
         edit(preset, tiny)
 
