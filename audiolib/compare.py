@@ -139,12 +139,16 @@ def compare(records: list[Record], stages: list[str] | None = None) -> Compariso
     return Comparison(labelled, main_metric(rows), rows["corpus"][0], rows["split"][0], int(rows["n"][0]))
 
 
+def _training(record: Record) -> str:
+    """What tells trainings apart: settings, and clips, for two folders of one's own may have equal settings."""
+    return digest([training_settings(record.settings), sorted(set(record.scores["id"]))])
+
+
 def _once(records: list[Record]) -> list[Record]:
     """Without those that measure a training again: it would count as another seed."""
     newest: dict[str, Record] = {}
     for record in records:
-        # Of other clips: another folder of one's own was trained on.
-        key = digest([training_settings(record.settings), sorted(set(record.scores["id"]))])
+        key = _training(record)
         if key in newest:
             say(f"{newest[key].name} and {record.name} are the same training; the second is shown")
         newest[key] = record
@@ -167,8 +171,8 @@ def _timed_alike(records: list[Record]) -> list[Record]:
 
 def with_record(records: list[Record], own: Record, corpus: str | None) -> list[Record]:
     """Records and one more, unless they have its training, or it is not on the corpus that was asked for."""
-    known = {digest(training_settings(record.settings)) for record in records}
-    if digest(training_settings(own.settings)) in known or corpus not in (None, own.rows["corpus"][0]):
+    known = {_training(record) for record in records}
+    if _training(own) in known or corpus not in (None, own.rows["corpus"][0]):
         return records
     return [*records, own]
 

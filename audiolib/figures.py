@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from audiolib.compare import Comparison
 from audiolib.pareto import COSTS, front
@@ -95,6 +96,8 @@ def pareto(found: Comparison, cost: str) -> Figure:
         own = cells.filter(pl.col("label") == label)
         axes.scatter(own[cost], own["value"], s=14, color=f"C{number % 10}", alpha=0.75, label=label)
     axes.set(xlabel=COSTS[cost], ylabel=found.metric, ylim=(0, 1.02), xscale="log")
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # 20, 30 where there is no 10 and 100.
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", frameon=False)
     return figure

@@ -214,11 +214,14 @@ SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".ai
 
 def files_below(root: Path) -> Iterator[Path]:
     """Every file below a folder in order, links followed, but for hidden ones and what archivers leave behind."""
+    above = {Path(root): {Path(root).resolve()}}
     for folder, inside, names in os.walk(root, followlinks=True):
-        here = Path(folder).resolve()
+        ways = above.pop(Path(folder))
         shown = sorted(name for name in inside if not name.startswith(".") and name != "__MACOSX")
-        # A link to a folder above it has no end.
-        inside[:] = [name for name in shown if not here.is_relative_to((Path(folder) / name).resolve())]
+        real = {name: (Path(folder) / name).resolve() for name in shown}
+        # A link to a folder that led here, or to one above such a folder, has no end.
+        inside[:] = [name for name in shown if not any(way.is_relative_to(real[name]) for way in ways)]
+        above |= {Path(folder) / name: ways | {real[name]} for name in inside}
         yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
 
 

@@ -14,7 +14,8 @@ from audiolib.errors import AudiolibError
 from audiolib.files import sha256_file
 from audiolib.job import Job, fingerprint
 from audiolib.models import Classifier, create_model
-from audiolib.models.spectrogram_transformer import SpectrogramTransformer
+from audiolib.models.classifier import ClassifierConfig
+from audiolib.models.spectrogram_transformer import TransformerConfig
 from audiolib.models.transfer import transfer
 from audiolib.objective import Teacher
 from audiolib.precision import PRECISIONS, settle
@@ -42,25 +43,31 @@ def first_model(job: Job, shards: ShardFolder, frames: int) -> Classifier:
     if job.start.is_dir():
         source, card = load(job.start), load_card(job.start)
         state, spacing = dict(source.state_dict()), source.embed.spacing
-        fits = {"hop": shards.frontend["hop_ms"] / card.frontend["hop_ms"], "scores": _scale(source) / _scale(model)}
+        # By `index` the n-th position is the n-th patch's at any hop.
+        hop = 1.0 if source.config.positions == "index" else shards.frontend["hop_ms"] / card.frontend["hop_ms"]
+        scores = _scale(source.config) / _scale(model.config)
         if card.classes != shards.classes:
             state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     else:
-        state, spacing, fits = read_vit(job.start), None, {}
+        state, spacing, hop = read_vit(job.start), None, 1.0
+        scores = _scale(model.config, own=False) / _scale(model.config)
     try:
-        told = transfer(state, model, spacing, **fits)
+        told = transfer(state, model, spacing, hop=hop, scores=scores)
     except ValueError as error:
         raise AudiolibError(f"cannot start from {job.start}: {error}") from error
     say(f"{job.stage}: starting from {job.start}: {told}")
     return model
 
 
-def _scale(model: Classifier) -> float:
-    """The factor of a model's attention scores; weights that were trained with another one mean others by theirs."""
-    if not isinstance(model, SpectrogramTransformer):
+def _scale(config: ClassifierConfig, *, own: bool = True) -> float:
+    """The factor of a model's attention scores; weights that were trained with another one mean others by theirs.
+
+    Not its `own` one is that of timm's transformers.
+    """
+    if not isinstance(config, TransformerConfig):
         return 1.0
-    config = model.config
-    return (config.width / config.heads) ** -0.5 if config.attention_scale is None else config.attention_scale
+    plain = config.attention_scale is None or not own
+    return (config.width / config.heads) ** -0.5 if plain else config.attention_scale
 
 
 def teacher(job: Job, device: torch.device) -> Teacher:

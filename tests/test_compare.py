@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from audiolib import figures
-from audiolib.compare import compare, summaries
+from audiolib.compare import compare, summaries, with_record
 from audiolib.intervals import holm, paired_difference
 from audiolib.pareto import pick
 from audiolib.report import _sounds, render_comparison
@@ -75,12 +75,25 @@ def test_two_folders_of_ones_own_clips_are_two_trainings():
         compare([record("ast", 1, 0.7), record("ast", 1, 0.7, clips=[f"other/{n}" for n in range(60)])])
 
 
+def test_an_evaluation_of_other_clips_is_not_taken_for_a_known_one():
+    own = record("ast", 1, 0.9, clips=[f"other/{n}" for n in range(60)])
+    assert with_record([record("ast", 1, 0.7)], own, None)[-1] is own
+
+
 def test_names_are_no_formulas_and_none_is_left_out():
     """matplotlib takes $ for mathematics and leaves names that begin with _ out of a legend."""
     names = ["US$ 5% to US$ 6%", "A$_$", "_silence_"]
     figure = figures.heard_over_time(np.zeros((50, 64)), 10, [0.1, 0.2], {name: [0.1, 0.9] for name in names})
     assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == names
     figures.spectrograms({name: np.zeros((20, 64), np.float32) for name in names}, 10.0).canvas.draw()
+
+
+def test_a_log_axis_has_plain_numbers():
+    """Its usual labels are formulas, which are not set here."""
+    figure = figures.pareto(compare([record("ast", 1, 0.7), record("elastic", 1, 0.9)]), "ms")
+    figure.canvas.draw()
+    texts = [text.get_text() for text in figure.axes[0].get_xticklabels(which="both")]
+    assert {"1", "10"} <= set(texts) and not any("$" in text for text in texts)
 
 
 def test_the_first_clips_of_classes_are_found_at_any_place_of_a_label():

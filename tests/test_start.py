@@ -63,6 +63,26 @@ def test_a_start_of_another_hop_and_scale_means_what_it_meant(small_features, tm
     torch.testing.assert_close(made.embed.positions.grid, wanted.embed.positions.grid)
 
 
+def test_positions_by_index_are_those_of_any_hop(small_features, tmp_path):
+    settings = {key: value for key, value in TINY.items() if key != "name"}
+    settings |= {"frames": 64, "positions": "index"}
+    source, shards = create_model(TINY["name"], 3, seed=5, **settings), ShardFolder(small_features)
+    heard = {**shards.frontend, **shards.stats, "hop_ms": 5.0}
+    save_pretrained(source, Card(shards.classes, False, heard, (16, 16), 64, 1, "none"), tmp_path / "source")
+    fit(job(small_features, tmp_path / "a", start=tmp_path / "source", recipe=recipe(phases=[])))
+    assert torch.equal(load(tmp_path / "a" / "out").embed.positions.grid, source.embed.positions.grid)
+
+
+def test_a_vision_transformer_keeps_its_scale(small_features, tmp_path):
+    vit = create_vit("vit_tiny_patch16_224", depth=1, embed_dim=24, num_heads=2)
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    unscaled = {**TINY, "attention_scale": 1.0}
+    plan = {"start": tmp_path / "vit.safetensors", "recipe": recipe(phases=[]), "architecture": unscaled}
+    fit(job(small_features, tmp_path / "a", **plan))
+    found, wanted = load(tmp_path / "a" / "out").blocks[0].attention.qkv.weight, vit.blocks[0].attn.qkv.weight
+    torch.testing.assert_close(found, torch.cat([wanted[:24] * 12**-0.5, wanted[24:]]))
+
+
 def test_a_vision_transformer_is_a_start(small_features, tmp_path):
     vit = create_vit("vit_tiny_patch16_224", depth=1, embed_dim=24, num_heads=2)
     save_file(vit.state_dict(), tmp_path / "vit.safetensors")

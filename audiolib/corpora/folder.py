@@ -31,7 +31,7 @@ def fetch(source: FolderSource, section: DownloadSection, folder: Path, store: P
     root = user_path(section.folder)
     if not root.is_dir():
         raise AudiolibError(f"download.folder: {root} is not a folder")
-    rows = _table(root / source.table, source) if source.table else _class_folders(root)
+    rows = _table(root, source.table, source) if source.table else _class_folders(root)
     if source.fold is not None:
         _give_folds(rows, source, source.fold)
     elif not any(row.get("split") for row in rows):
@@ -68,7 +68,8 @@ def _class_folders(root: Path) -> list[dict[str, Any]]:
     return [{"path": str(p.relative_to(root)), "label": (p.relative_to(root).parts[0],)} for p in files]
 
 
-def _table(path: Path, source: FolderSource) -> list[dict[str, Any]]:
+def _table(root: Path, name: str, source: FolderSource) -> list[dict[str, Any]]:
+    path = root / name
     try:
         table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -83,7 +84,7 @@ def _table(path: Path, source: FolderSource) -> list[dict[str, Any]]:
     numbered = [(n, row) for n, row in enumerate(rows, start=2) if {*map(str, row.values())} - {"None", ""}]
     for number, row in numbered:
         _check_row(row, f"{path}, line {number}", source)
-        row["path"] = _spelled(row["path"], path.parent)
+        row["path"] = _spelled(row["path"], root)
     rows = [row for _, row in numbered]
     unsplit = [row["path"] for row in rows if not row.get("split")]
     if len(unsplit) not in (0, len(rows)):

@@ -13,7 +13,7 @@ import soundfile
 from audiolib.config.corpus import FolderSource
 from audiolib.corpora.splits import split_groups
 from audiolib.errors import AudiolibError
-from audiolib.files import read_json
+from audiolib.files import files_below, read_json
 from tests.corpora import replicas
 from tests.corpora.test_corpora import clips_of, sides
 
@@ -235,6 +235,24 @@ def test_what_is_found_and_what_is_not_is_told(own, tmp_path, capsys):
     assert counts["cat"] == 2 * counts["sheep"] and set(counts) == {"cat", "dog", "sheep"}
     told = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     assert f"clips in 3 classes: {told}; left out: 4 .txt" in capsys.readouterr().err
+
+
+def test_links_that_lead_to_each_other_end(tmp_path):
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.wav").touch()
+        (tmp_path / name / "x").symlink_to(tmp_path / other)
+        (tmp_path / name / "y").symlink_to(tmp_path / other)
+    found = [str(path.relative_to(tmp_path)) for path in files_below(tmp_path)]
+    assert sorted(found) == ["a/a.wav", "a/x/b.wav", "a/y/b.wav", "b/b.wav", "b/x/a.wav", "b/y/a.wav"]
+
+
+def test_absolute_paths_of_a_table_in_a_folder_of_its_own(own, tmp_path):
+    (own / "meta").mkdir()
+    rows = [{"path": str(own / f"{name}/{i}.wav"), "label": name} for name in ("cat", "dog") for i in (0, 2, 4)]
+    pl.DataFrame(rows).write_csv(own / "meta" / "t.csv")
+    clips = clips_of(FolderSource(corpus="folder", table="meta/t.csv"), tmp_path, folder=str(own))
+    assert sorted(clip.path for clip in clips) == sorted(row["path"] for row in rows)
 
 
 def test_a_class_that_cannot_be_read_is_no_small_thing(own, tmp_path):
