@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,16 @@ def test_workers_get_a_gpu_each_or_none_at_all(monkeypatch, capfd):
     assert on_gpus("cuda", 2, 0) and "waiting" in capfd.readouterr().err
     with pytest.raises(AudiolibError, match="Ray finds 1 GPUs"):
         on_gpus("auto", 2, 1)
+
+
+def test_trainings_that_differ_in_precision_alone_wait_for_each_other(small_features, tmp_path, monkeypatch):
+    """`auto` may mean either, and its checkpoints are those of what it means."""
+    locks = []
+    monkeypatch.setattr(launch, "lock", lambda path, _: locks.append(path) or nullcontext())
+    monkeypatch.setattr(launch, "fit", lambda plan, on_epoch: None)
+    for changes in ({"precision": "auto"}, {"precision": "float32"}, {"precision": "bfloat16"}, {"seed": 2}):
+        run(job(small_features, tmp_path, **changes))
+    assert locks[0] == locks[1] == locks[2] != locks[3]
 
 
 def join(rank: int, folder: Path) -> None:
