@@ -25,7 +25,7 @@ DOORS = {
     "gradio": {"demo.py"},
     "onnxscript": {"export.py"},
     "dvc": set(),
-    "triton": {"triton_kernels.py"},
+    "triton": {"triton_kernels.py", "triton_gradients.py"},
     "mamba_ssm": {"mamba_package.py"},
     "pickle": set(),
 }

@@ -121,8 +121,9 @@ def _mixers(rounds: int, device: torch.device) -> list[Result]:
     except ImportError:  # Nothing to compare with on a machine that has torch alone.
         return []
     width = INNER // 2
-    ours = Mixer(width, STATES, "fo-fo").to(device)
-    ours.init_weights(1, torch.Generator().manual_seed(0))
+    ours = Mixer(width, STATES, "fo-fo")
+    ours.init_weights(1, torch.Generator().manual_seed(0))  # Draws on a CPU.
+    ours.to(device)
     theirs = MambaMixer(MambaConfig(hidden_size=width, state_size=STATES, time_step_rank=width // 16), 0).to(device)
     x = torch.randn(CLIPS, TOKENS, width, device=device)
     candidates = {

@@ -110,6 +110,7 @@ def _resized(
 ) -> Tensor | None:
     if given.ndim != own.ndim:
         return None
+    given = given.cpu()  # As the matrices are.
     if name == "embed.weight" and given.shape[0] == own.shape[0]:
         rows, columns = (kernel_matrix(given.shape[a], own.shape[a], model.config.resize) for a in (1, 2))
         return torch.einsum("po,dot,qt->dpq", rows, given.double(), columns)

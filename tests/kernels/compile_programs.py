@@ -12,21 +12,24 @@ from triton.compiler import ASTSource
 
 from audiolib.kernels.causal_conv import triton_kernels as conv
 from audiolib.kernels.causal_conv.triton_conv import CHANNELS, TOKENS
+from audiolib.kernels.selective_scan import triton_gradients as gradients
 from audiolib.kernels.selective_scan import triton_kernels as scan
-from audiolib.kernels.selective_scan.triton_scan import BLOCK, CHUNK
+from audiolib.kernels.selective_scan.triton_scan import BLOCK, GROUP, SAVED
 
 # Pointers to whole numbers; what is kept in the dtype of the model; what is a number. Other pointers are to float32.
-WHOLE = {"places": "*i64", "bounds": "*i32", "chunk_first": "*i32"}
-HALF = {conv: {"x", "grad"}, scan: {"u", "delta", "b", "c", "z", "grad"}}
-NUMBERS = {"n", "e", "segments", "total_chunks"}
-SWITCHES = dict.fromkeys(("SOFTPLUS", "HAS_D", "HAS_Z", "HAS_BIAS", "HAS_FIRST", "SAVE"), True)
-SIZES = {"WINDOW": 4, "TOKENS": TOKENS, "CHANNELS": CHANNELS, "J": 16, "BLOCK": BLOCK, "CHUNK": CHUNK, **SWITCHES}
+WHOLE = {"places": "*i64", "table": "*i32", "chunk_first": "*i32"}
+ROWS = {"u", "delta", "b", "c", "z", "grad", "out", "to_u", "to_delta", "to_z"}
+HALF = {conv: {"x", "grad"}, scan: ROWS, gradients: ROWS}
+NUMBERS = {"n", "e", "segments", "total", "total_saved"}
+GIVEN = ("SOFTPLUS", "HAS_D", "HAS_Z", "HAS_BIAS", "HAS_FIRST", "HAS_BEFORE", "HAS_CARRIED", "SAVE", "FLIP")
+SIZES = {"WINDOW": 4, "TOKENS": TOKENS, "CHANNELS": CHANNELS, "J": 16, "BLOCK": BLOCK, "GROUP": GROUP, "SAVED": SAVED}
 
 
 def compiled(module: Any, name: str, dtype: str, reverse: bool) -> int:
-    """Bytes of a program's machine code."""
+    """Bytes of a program's machine code; what is forward goes both ways."""
     program, kinds = getattr(module, name), {}
-    fixed = {key: value for key, value in {**SIZES, "REVERSE": reverse}.items() if key in program.arg_names}
+    values = {**SIZES, **dict.fromkeys(GIVEN, True), "REVERSE": reverse, "WAYS": 1 if reverse else 2}
+    fixed = {key: value for key, value in values.items() if key in program.arg_names}
     for argument in program.arg_names:
         if argument in fixed:
             kinds[argument] = "constexpr"
@@ -39,6 +42,7 @@ def compiled(module: Any, name: str, dtype: str, reverse: bool) -> int:
 
 
 PROGRAMS = [(conv, name) for name in ("conv_forward", "conv_slopes", "conv_inputs")]
-PROGRAMS += [(scan, name) for name in ("scan_forward", "scan_backward")]
+PROGRAMS += [(scan, name) for name in ("chunk_states", "carry_chunks", "scan_forward")]
+PROGRAMS += [(gradients, name) for name in ("chunk_gradients", "scan_backward")]
 for (module, name), dtype, reverse in product(PROGRAMS, ("*fp32", "*bf16"), (False, True)):
     print(name, compiled(module, name, dtype, reverse))

@@ -78,4 +78,4 @@ def test_the_triton_programs_compile_for_a_gpu_that_is_not_there():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert [int(line.split()[1]) > 0 for line in done.stdout.splitlines()] == [True] * 20
+    assert [int(line.split()[1]) > 0 for line in done.stdout.splitlines()] == [True] * 32

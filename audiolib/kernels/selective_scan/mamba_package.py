@@ -40,7 +40,7 @@ def mamba_ssm(
     """
     if first is not None:
         raise KernelUnavailable("mamba_ssm cannot start from a state, as streaming does; use triton or cpp")
-    run = kernel or _packaged()
+    run = kernel or packaged()
     outs, lasts, places, owners = [], [], [], []
     for segments, tokens in _groups(lengths, reverse, u.device):
         # The kernel wants what varies over tokens in one dtype, and the rest in float32.
@@ -73,7 +73,12 @@ def _batched(rows: Tensor, tokens: Tensor) -> Tensor:
     return rows[tokens].transpose(1, 2).contiguous()
 
 
-def _packaged() -> Kernel:
+def packaged() -> Kernel:
+    """The package's function.
+
+    Raises:
+        KernelUnavailable: the package or its kernel is absent.
+    """
     try:
         import selective_scan_cuda  # noqa: F401  The compiled part; some versions of the package do without.
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn

@@ -1,13 +1,19 @@
-"""The two Triton programs of the selective scan; `triton_scan.py` launches them.
+"""The Triton programs of the selective scan, forward; `triton_scan.py` launches them.
 
-A program has a block of channels of one segment in one direction and walks along its tokens. Directions are an axis of
-the launch: Fo-Bi scans both ways at once, reading the same inputs.
+Segments are cut into chunks that are scanned side by side. `chunk_states` finds what each chunk would leave behind if
+no state came before it, `carry_chunks` from that the state before each chunk, and `scan_forward` the results. Fo-Bi
+walks along each chunk in both directions, so that its inputs are fetched once.
+
+A program has a block of channels of one chunk, whose state is a tile (J, BLOCK).
 """
 
 import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
+# Columns of the table of chunks: its ends in tokens, its segment, its first kept state, whether the segment begins
+# (1) or ends (2) with it.
+COLUMNS = tl.constexpr(5)
 
 
 @triton.jit
@@ -20,175 +26,141 @@ def _smooth(x):
 
 
 @triton.jit
-def _place(bounds, e, REVERSE: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexpr):
-    """This program's channels, which of them exist, their places in (e, J), its segment's ends and its direction."""
-    channels = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tile = channels[:, None] * J + tl.arange(0, J)[None, :]
-    begin, end = tl.load(bounds + tl.program_id(1)), tl.load(bounds + tl.program_id(1) + 1)
-    return channels, channels < e, tile, begin, end, (tl.program_id(2) == 1) != REVERSE
+def channels_of(e, J: tl.constexpr, BLOCK: tl.constexpr):
+    """Which row and which block of channels a program has, its channels, which of them exist, their tile in (J, e)."""
+    blocks = tl.cdiv(e, BLOCK)
+    block = tl.program_id(0) % blocks
+    channels = block * BLOCK + tl.arange(0, BLOCK)
+    return tl.program_id(0) // blocks, block, channels, channels < e, tl.arange(0, J)[:, None] * e + channels[None, :]
 
 
 @triton.jit
-def _token(i, begin, end, backwards):
-    """The token that is visited as the i-th of a segment; 64 bits, for it is a factor of addresses."""
-    return tl.where(backwards, end - 1 - i, begin + i).to(tl.int64)
+def token_at(i, start, stop, backwards):
+    """The i-th token that a chunk's scan meets, in 64 bits, for it is a factor of addresses; whether there is one."""
+    return tl.where(backwards, stop - 1 - i, start + i).to(tl.int64), (i >= 0) & (i < stop - start)
 
 
 @triton.jit
-def _slope(dt):
-    """The slope of softplus from its value, 1 - exp(-dt), by its series where the difference would round away."""
-    series = dt * (1.0 - dt * (0.5 - dt * (1.0 / 6.0 - dt / 24.0)))
-    return tl.where(dt < 0.05, series, 1.0 - tl.exp(-dt))
-
-
-@triton.jit
-def _inputs(
-    u, delta, b, bias, t, channels, inside, u_stride, delta_stride, b_stride,
-    HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, J: tl.constexpr,
+def step_of(
+    delta, bias, t, live, channels, inside, delta_stride, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr
 ):  # fmt: skip
-    """What token t feeds to the state: u (BLOCK,), the step (BLOCK,) and B (J,)."""
-    x = tl.load(u + t * u_stride + channels, mask=inside, other=0.0).to(tl.float32)
-    raw = tl.load(delta + t * delta_stride + channels, mask=inside, other=0.0).to(tl.float32)
+    """The step (BLOCK,) of a token; zero, which changes no state, where there is none."""
+    raw = tl.load(delta + t * delta_stride + channels, mask=inside & live, other=0.0).to(tl.float32)
     if HAS_BIAS:
         raw += tl.load(bias + channels, mask=inside, other=0.0)
-    dt = _smooth(raw) if SOFTPLUS else raw
-    return x, dt, tl.load(b + t * b_stride + tl.arange(0, J)).to(tl.float32)
+    return tl.where(live, _smooth(raw) if SOFTPLUS else raw, 0.0)
 
 
 @triton.jit
-def scan_forward(
-    u, delta, a, b, c, d, z, bias, bounds, chunk_first, first, out, chunks, last,
-    n, e, segments, total_chunks, u_stride, delta_stride, b_stride, c_stride, z_stride,
-    REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_FIRST: tl.constexpr, SAVE: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+def row_of(rows, t, live, stride, J: tl.constexpr):
+    """B or C of a token, as a column (J, 1)."""
+    return tl.load(rows + t * stride + tl.arange(0, J), mask=live, other=0.0).to(tl.float32)[:, None]
+
+
+@triton.jit
+def push(state, x, dt, a2, read):
+    """The state after a token: decayed by exp(step A), of which `a2` is A log2(e), plus step B u."""
+    return tl.exp2(dt[None, :] * a2) * state + (dt * x)[None, :] * read
+
+
+@triton.jit(do_not_specialize=["total"])  # Else a program is compiled anew for some numbers of chunks.
+def chunk_states(
+    u, delta, a, b, bias, table, states, steps, e, total, u_stride, delta_stride, b_stride,
+    REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    J: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """out (ways, n, e), states at every CHUNK-th token (ways, total_chunks, e, J), last ones (ways, segments, e, J)."""
-    segment, way = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
-    channels, inside, tile, begin, end, backwards = _place(bounds, e, REVERSE, J, BLOCK)
-    held = inside[:, None]
-    a2 = tl.load(a + way * e * J + tile, mask=held, other=0.0) * LOG2E
-    state = tl.zeros((BLOCK, J), tl.float32)
-    if HAS_FIRST:
-        state = tl.load(first + segment * e * J + tile, mask=held, other=0.0)
-    chunk = chunks + (way * total_chunks + tl.load(chunk_first + segment)) * e * J
+    """What each chunk alone leaves as states (ways, total, J, e); the sums of its steps (total, e)."""
+    chunk, _, channels, inside, tile = channels_of(e, J, BLOCK)
+    way = tl.program_id(1).to(tl.int64)
+    backwards = (way == 1) != REVERSE
+    start, stop = tl.load(table + chunk * COLUMNS), tl.load(table + chunk * COLUMNS + 1)
+    a2 = tl.load(a + way * J * e + tile, mask=inside[None, :], other=0.0) * LOG2E
+    state, total_step = tl.zeros((J, BLOCK), tl.float32), tl.zeros((BLOCK,), tl.float32)
     i = 0
-    while i < end - begin:  # Not a range: numpy 2.4 does not let Triton's interpreter take a loaded number for one.
-        if SAVE and i % CHUNK == 0:
-            tl.store(chunk + tl.cast(i // CHUNK, tl.int64) * e * J + tile, state, mask=held)
-        t = _token(i, begin, end, backwards)
-        x, dt, push = _inputs(
-            u, delta, b, bias, t, channels, inside, u_stride, delta_stride, b_stride, HAS_BIAS, SOFTPLUS, J
-        )
-        read = tl.load(c + t * c_stride + tl.arange(0, J)).to(tl.float32)
-        state = tl.exp2(dt[:, None] * a2) * state + (dt * x)[:, None] * push[None, :]
-        y = tl.sum(state * read[None, :], 1)
-        if HAS_D:
-            y += tl.load(d + channels, mask=inside, other=0.0) * x
-        if HAS_Z:
-            gate = tl.load(z + t * z_stride + channels, mask=inside, other=0.0).to(tl.float32)
-            y *= gate * tl.sigmoid(gate)
-        tl.store(out + (way * n + t) * e + channels, y, mask=inside)
-        i += 1
-    tl.store(last + (way * segments + segment) * e * J + tile, state, mask=held)
+    while i < stop - start:  # Not a range: numpy 2.4 does not let Triton's interpreter take a loaded number for one.
+        for ahead in tl.static_range(GROUP):
+            t, live = token_at(i + ahead, start, stop, backwards)
+            x = tl.load(u + t * u_stride + channels, mask=inside & live, other=0.0).to(tl.float32)
+            dt = step_of(delta, bias, t, live, channels, inside, delta_stride, HAS_BIAS, SOFTPLUS)
+            state = push(state, x, dt, a2, row_of(b, t, live, b_stride, J))
+            total_step += dt
+        i += GROUP
+    tl.store(states + (way * total + chunk) * J * e + tile, state, mask=inside[None, :])
+    tl.store(steps + chunk.to(tl.int64) * e + channels, total_step, mask=inside & (way == 0))
 
 
-@triton.jit
-def _recompute(
-    own, saved, decay_rate, u, delta, b, bias, begin, end, start, stop, backwards, channels, inside,
-    u_stride, delta_stride, b_stride, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
-    J: tl.constexpr, BLOCK: tl.constexpr,
+@triton.jit(do_not_specialize=["total"])
+def carry_chunks(
+    a, steps, states, first, chunk_first, e, total,
+    FLIP: tl.constexpr, HAS_FIRST: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Leave the state before and after each token from `start` to `stop` of a segment in this program's scratch."""
-    state = tl.load(saved, mask=inside[:, None], other=0.0)
-    tl.store(own, state)
-    i = start
-    while i < stop:
-        t = _token(i, begin, end, backwards)
-        x, dt, push = _inputs(
-            u, delta, b, bias, t, channels, inside, u_stride, delta_stride, b_stride, HAS_BIAS, SOFTPLUS, J
-        )
-        state = tl.exp2(dt[:, None] * decay_rate * LOG2E) * state + (dt * x)[:, None] * push[None, :]
-        tl.store(own + (i - start + 1) * BLOCK * J, state)
+    """Turn what chunks leave (ways, total, J, e) into what comes before each, segment by segment, from `first` on."""
+    segment, _block, channels, inside, tile = channels_of(e, J, BLOCK)
+    way, held = tl.program_id(1).to(tl.int64), inside[None, :]
+    backwards = (way == 1) != FLIP
+    begin, end = tl.load(chunk_first + segment), tl.load(chunk_first + segment + 1)
+    a2 = tl.load(a + way * J * e + tile, mask=held, other=0.0) * LOG2E
+    carry = tl.zeros((J, BLOCK), tl.float32)
+    if HAS_FIRST:
+        carry = tl.load(first + segment.to(tl.int64) * J * e + tile, mask=held, other=0.0)
+    i = 0
+    while i < end - begin:
+        chunk = tl.where(backwards, end - 1 - i, begin + i).to(tl.int64)
+        place = states + (way * total + chunk) * J * e + tile
+        left = tl.load(place, mask=held, other=0.0)
+        tl.store(place, carry, mask=held)
+        dt = tl.load(steps + chunk * e + channels, mask=inside, other=0.0)
+        carry = tl.exp2(dt[None, :] * a2) * carry + left
         i += 1
-    tl.debug_barrier()
 
 
-@triton.jit
-def _through_gate(z, to_z, to_y, y, place, out_place, channels, inside):
-    """The gradient of what comes before the gate; that of z is stored."""
-    gate = tl.load(z + place + channels, mask=inside, other=0.0).to(tl.float32)
-    share = tl.sigmoid(gate)
-    tl.store(to_z + out_place + channels, to_y * y * share * (1.0 + gate * (1.0 - share)), mask=inside)
-    return to_y * gate * share
-
-
-@triton.jit
-def _through_state(to_state, x, dt, push, before, decay_rate, SOFTPLUS: tl.constexpr):
-    """The gradients of a token's u (by way of the state), step and exponent, and of the state before it."""
-    to_push = tl.sum(to_state * push[None, :], 1)
-    to_before = to_state * tl.exp2(dt[:, None] * decay_rate * LOG2E)
-    to_exponent = to_before * before
-    to_dt = tl.sum(to_exponent * decay_rate, 1) + to_push * x
-    return to_push * dt, to_dt * _slope(dt) if SOFTPLUS else to_dt, to_exponent, to_before
-
-
-@triton.jit
-def scan_backward(
-    u, delta, a, b, c, d, z, bias, bounds, chunk_first, chunks, grad, scratch,
-    to_u, to_delta, to_a, to_b, to_c, to_d, to_z, to_bias,
-    n, e, segments, total_chunks, u_stride, delta_stride, b_stride, c_stride, z_stride, REVERSE: tl.constexpr,
-    SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, J: tl.constexpr,
-    BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+@triton.jit(do_not_specialize=["segments", "total", "total_saved"])
+def scan_forward(
+    u, delta, a, b, c, d, z, bias, table, before, out, saved, last,
+    e, segments, total, total_saved, u_stride, delta_stride, b_stride, c_stride, z_stride,
+    WAYS: tl.constexpr, REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_BEFORE: tl.constexpr, SAVE: tl.constexpr,
+    J: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr, SAVED: tl.constexpr,
 ):  # fmt: skip
-    """Gradients for each way, summed afterwards: of u, delta, z (ways, n, e); of B and C (ways, blocks, n, J);
-    of A (ways, segments, e, J), D and bias (ways, segments, e). `scratch` holds the states of one chunk a program."""
-    segment, way, blocks = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64), tl.num_programs(0)
-    channels, inside, tile, begin, end, backwards = _place(bounds, e, REVERSE, J, BLOCK)
-    held, states = inside[:, None], tl.arange(0, J)
-    decay_rate = tl.load(a + way * e * J + tile, mask=held, other=0.0)
-    chunk = chunks + (way * total_chunks + tl.load(chunk_first + segment)) * e * J
-    program = (way * segments + segment) * blocks + tl.program_id(0)
-    own = scratch + program * (CHUNK + 1) * BLOCK * J + tl.arange(0, BLOCK)[:, None] * J + states[None, :]
-    skip, sum_d = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-    sum_bias = tl.zeros((BLOCK,), tl.float32)
-    if HAS_D:
-        skip = tl.load(d + channels, mask=inside, other=0.0)
-    carry, sum_a = tl.zeros((BLOCK, J), tl.float32), tl.zeros((BLOCK, J), tl.float32)
-    number = (end - begin + CHUNK - 1) // CHUNK
-    while number > 0:
-        number -= 1
-        start = number * CHUNK
-        stop = tl.minimum(start + CHUNK, end - begin)
-        _recompute(
-            own, chunk + tl.cast(number, tl.int64) * e * J + tile, decay_rate, u, delta, b, bias, begin, end, start,
-            stop, backwards, channels, inside, u_stride, delta_stride, b_stride, HAS_BIAS, SOFTPLUS, J, BLOCK,
-        )  # fmt: skip
-        i = stop - 1
-        while i >= start:
-            t = _token(i, begin, end, backwards)
-            x, dt, push = _inputs(
-                u, delta, b, bias, t, channels, inside, u_stride, delta_stride, b_stride, HAS_BIAS, SOFTPLUS, J
-            )
-            read = tl.load(c + t * c_stride + states).to(tl.float32)
-            before = tl.load(own + (i - start) * BLOCK * J)
-            after = tl.load(own + (i - start + 1) * BLOCK * J)
-            to_y = tl.load(grad + t * e + channels, mask=inside, other=0.0).to(tl.float32)
-            if HAS_Z:
-                y = tl.sum(after * read[None, :], 1) + skip * x
-                to_y = _through_gate(z, to_z, to_y, y, t * z_stride, (way * n + t) * e, channels, inside)
-            place = ((way * blocks + tl.program_id(0)) * n + t) * J + states
-            tl.store(to_c + place, tl.sum(tl.where(held, to_y[:, None] * after, 0.0), 0))
-            to_state = to_y[:, None] * read[None, :] + carry
-            tl.store(to_b + place, tl.sum(tl.where(held, to_state * (dt * x)[:, None], 0.0), 0))
-            to_x, to_dt, to_exponent, carry = _through_state(to_state, x, dt, push, before, decay_rate, SOFTPLUS)
-            sum_a += to_exponent * dt[:, None]
-            sum_d += to_y * x
-            sum_bias += to_dt
-            tl.store(to_u + (way * n + t) * e + channels, to_x + to_y * skip, mask=inside)
-            tl.store(to_delta + (way * n + t) * e + channels, to_dt, mask=inside)
-            i -= 1
-        tl.debug_barrier()
-    mine = (way * segments + segment) * e
-    tl.store(to_a + mine * J + tile, sum_a, mask=held)
-    tl.store(to_d + mine + channels, sum_d, mask=inside)
-    tl.store(to_bias + mine + channels, sum_bias, mask=inside)
+    """out (n, e), the sum over ways; states before every SAVED-th token of a chunk (ways, total_saved, J, e); the last
+    ones (ways, segments, J, e). `before` has the states before each chunk (ways, total, J, e)."""
+    chunk, _, channels, inside, tile = channels_of(e, J, BLOCK)
+    row, held = table + chunk * COLUMNS, inside[None, :]
+    start, stop, segment, keep, ends = (
+        tl.load(row),
+        tl.load(row + 1),
+        tl.load(row + 2),
+        tl.load(row + 3),
+        tl.load(row + 4),
+    )
+    way = tl.cast(0, tl.int64)
+    while way < WAYS:
+        backwards = (way == 1) != REVERSE
+        a2 = tl.load(a + way * J * e + tile, mask=held, other=0.0) * LOG2E
+        state = tl.zeros((J, BLOCK), tl.float32)
+        if HAS_BEFORE:
+            state = tl.load(before + (way * total + chunk) * J * e + tile, mask=held, other=0.0)
+        i = 0
+        while i < stop - start:
+            if SAVE and i % SAVED == 0:
+                tl.store(saved + (way * total_saved + keep + i // SAVED) * J * e + tile, state, mask=held)
+            for ahead in tl.static_range(GROUP):
+                t, live = token_at(i + ahead, start, stop, backwards)
+                there = inside & live
+                x = tl.load(u + t * u_stride + channels, mask=there, other=0.0).to(tl.float32)
+                dt = step_of(delta, bias, t, live, channels, inside, delta_stride, HAS_BIAS, SOFTPLUS)
+                state = push(state, x, dt, a2, row_of(b, t, live, b_stride, J))
+                y = tl.sum(state * row_of(c, t, live, c_stride, J), 0)
+                if HAS_D:
+                    y += tl.load(d + channels, mask=inside, other=0.0) * x
+                if HAS_Z:
+                    gate = tl.load(z + t * z_stride + channels, mask=there, other=0.0).to(tl.float32)
+                    y *= gate * tl.sigmoid(gate)
+                if WAYS == 2:
+                    y += tl.load(out + t * e + channels, mask=there & (way == 1), other=0.0).to(tl.float32)
+                tl.store(out + t * e + channels, y, mask=there)
+            i += GROUP
+        if (ends & tl.where(backwards, 1, 2)) != 0:
+            tl.store(last + (way * segments + segment) * J * e + tile, state, mask=held)
+        tl.debug_barrier()  # Of the other way the results are read.
+        way += 1
