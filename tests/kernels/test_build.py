@@ -4,11 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 
-from audiolib.errors import KernelUnavailable
+from audiolib.bench import authors_kernel
+from audiolib.errors import AudiolibError, KernelUnavailable
 from audiolib.kernels import compile as build
 from audiolib.kernels.selective_scan import cpp
 from audiolib.kernels.selective_scan.cases import inputs
@@ -79,3 +82,23 @@ def test_the_triton_programs_compile_for_a_gpu_that_is_not_there():
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [int(line.split()[1]) > 0 for line in done.stdout.splitlines()] == [True] * 32
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it would build")
+def test_of_the_authors_kernel_the_archive_is_looked_at_before_a_gpu_is_needed(tmp_path):
+    archive, source = tmp_path / "mamba_ssm.tar.gz", tmp_path / "mamba_ssm-2.3"
+    with pytest.raises(AudiolibError, match=r"cannot be unpacked: .*; pypi\.org/project/mamba-ssm"):
+        authors_kernel.build(archive, tmp_path / "out")
+    for module in authors_kernel.MODULES:
+        with tarfile.open(archive, "w:gz") as held:
+            held.add(source if source.exists() else Path(__file__), "mamba_ssm-2.3")
+        with pytest.raises(AudiolibError, match="is no source archive of mamba-ssm"):
+            authors_kernel.build(archive, tmp_path / "out")
+        file = source / "mamba_ssm" / module
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    with tarfile.open(archive, "w:gz") as held:
+        held.add(source, "mamba_ssm-2.3")
+    with pytest.raises(AudiolibError, match="needs a GPU and nvcc"):
+        authors_kernel.build(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
