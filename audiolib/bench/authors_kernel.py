@@ -11,6 +11,7 @@ import argparse
 import shutil
 import tarfile
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -31,7 +32,8 @@ def build(archive: Path, folder: Path) -> None:
     """Leave `mamba_ssm` and `selective_scan_cuda` in a folder, to be named in PYTHONPATH.
 
     Raises:
-        AudiolibError: there is no GPU or no compiler for it, or the archive is not that of mamba-ssm.
+        AudiolibError: the archive is not that of mamba-ssm; or there is no GPU; or what compiles for it is missing or
+            fails.
     """
     from torch.utils.cpp_extension import CUDA_HOME, load
 
@@ -39,18 +41,23 @@ def build(archive: Path, folder: Path) -> None:
         source = _unpacked(archive, Path(temporary))
         if not torch.cuda.is_available() or CUDA_HOME is None:
             raise AudiolibError("the authors' kernel needs a GPU and nvcc, the compiler of the CUDA toolkit")
+        if find_spec("einops") is None:
+            raise AudiolibError("the authors' function needs einops; run `pip install einops ninja`")
         sources = source / "csrc" / "selective_scan"
         made = Path(temporary) / "made"
         made.mkdir()
-        load(
-            "selective_scan_cuda",
-            [str(path) for path in sorted(sources.iterdir()) if path.suffix in (".cpp", ".cu")],
-            extra_cflags=["-O3", "-std=c++17"],
-            extra_cuda_cflags=FLAGS,
-            extra_include_paths=[str(sources)],
-            build_directory=str(made),
-            verbose=True,
-        )
+        try:
+            load(
+                "selective_scan_cuda",
+                [str(path) for path in sorted(sources.iterdir()) if path.suffix in (".cpp", ".cu")],
+                extra_cflags=["-O3", "-std=c++17"],
+                extra_cuda_cflags=FLAGS,
+                extra_include_paths=[str(sources)],
+                build_directory=str(made),
+                verbose=True,
+            )
+        except RuntimeError as error:  # No ninja, a compiler that does not go with torch, or one that fails.
+            raise AudiolibError(f"the authors' kernel cannot be built here: {str(error).splitlines()[0]}") from error
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(made / "selective_scan_cuda.so", folder)
         for module in MODULES:

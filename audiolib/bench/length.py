@@ -44,5 +44,5 @@ def _infer(model: Classifier, batch: Batch) -> None:
 
 
 def _train(model: Classifier, batch: Batch) -> None:
-    model.zero_grad(set_to_none=True)
     torch.nn.functional.cross_entropy(model(batch), batch.target).backward()
+    model.zero_grad(set_to_none=True)  # Nothing is left that would count for or against the next one's memory.

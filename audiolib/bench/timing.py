@@ -58,6 +58,7 @@ def _spread(values: list[float]) -> tuple[float, float, float]:
 def peak_memory(run: Callable[[], object], device: torch.device) -> float:
     """MiB by which a run raises the peak; on a CPU in a process of its own, whose peak starts anew."""
     if device.type == "cuda":
+        run()  # Libraries take their workspaces at first use.
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()

@@ -14,14 +14,14 @@ from audiolib.kernels.causal_conv import triton_kernels as conv
 from audiolib.kernels.causal_conv.triton_conv import CHANNELS, TOKENS
 from audiolib.kernels.selective_scan import triton_gradients as gradients
 from audiolib.kernels.selective_scan import triton_kernels as scan
-from audiolib.kernels.selective_scan.triton_scan import BLOCK, GROUP, SAVED
+from audiolib.kernels.selective_scan.triton_scan import BLOCK, GROUP, SAVED, WARPS
 
 # Pointers to whole numbers; what is kept in the dtype of the model; what is a number. Other pointers are to float32.
 WHOLE = {"places": "*i64", "table": "*i32", "chunk_first": "*i32"}
 ROWS = {"u", "delta", "b", "c", "z", "grad", "out", "to_u", "to_delta", "to_z"}
 HALF = {conv: {"x", "grad"}, scan: ROWS, gradients: ROWS}
-NUMBERS = {"n", "e", "segments", "total", "total_saved"}
-GIVEN = ("SOFTPLUS", "HAS_D", "HAS_Z", "HAS_BIAS", "HAS_FIRST", "HAS_BEFORE", "HAS_CARRIED", "SAVE", "FLIP")
+NUMBERS = {"n", "e", "segments", "total"}
+GIVEN = ("SOFTPLUS", "HAS_D", "HAS_Z", "HAS_BIAS", "HAS_FIRST", "HAS_BEFORE", "HAS_CARRIED", "FLIP")
 SIZES = {"WINDOW": 4, "TOKENS": TOKENS, "CHANNELS": CHANNELS, "J": 16, "BLOCK": BLOCK, "GROUP": GROUP, "SAVED": SAVED}
 
 
@@ -37,7 +37,9 @@ def compiled(module: Any, name: str, dtype: str, reverse: bool) -> int:
             kinds[argument] = "i32"
         else:
             kinds[argument] = WHOLE.get(argument, dtype if argument in HALF[module] else "*fp32")
-    made = triton.compile(ASTSource(program, kinds, constexprs=fixed), target=GPUTarget("cuda", 90, 32))
+    source = ASTSource(program, kinds, constexprs=fixed)
+    warps = {} if module is conv else {"num_warps": WARPS}
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=warps)
     return len(made.asm["cubin"])
 
 

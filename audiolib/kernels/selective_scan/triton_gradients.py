@@ -10,6 +10,7 @@ import triton.language as tl
 from audiolib.kernels.selective_scan.triton_kernels import (
     COLUMNS,
     LOG2E,
+    advance,
     channels_of,
     push,
     row_of,
@@ -75,7 +76,7 @@ def _group_backward(
     """The gradients of the GROUP tokens from the i-th of a chunk on, before which the state is `first`; what becomes of
     the gradient of the state (`carry`), and of the sums for A, D and the bias."""
     kept, xs, steps, slopes_y, gates = (first,), (), (), (), ()
-    for ahead in tl.static_range(GROUP):  # All that is read first: what is written might be the same, to a compiler.
+    for ahead in tl.static_range(GROUP):  # Rows are read first: what is written might be the same, to a compiler.
         t, live = token_at(i + ahead, start, stop, backwards)
         there = inside & live
         xs += (tl.load(u + t * u_stride + channels, mask=there, other=0.0).to(tl.float32),)
@@ -114,18 +115,39 @@ def _group_backward(
     return carry, sum_a, sum_d, sum_bias
 
 
-@triton.jit(do_not_specialize=["n", "total", "total_saved"])
+@triton.jit
+def _write_states(
+    saved, state, a2, u, delta, b, bias, start, stop, backwards, channels, inside, e,
+    u_stride, delta_stride, b_stride, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, J: tl.constexpr,
+    SAVED: tl.constexpr,
+):  # fmt: skip
+    """The state before every SAVED-th token of a chunk, from the first on."""
+    i = 0
+    while i < stop - start:
+        if i % SAVED == 0:
+            tl.store(saved + tl.cast(i // SAVED, tl.int64) * J * e, state, mask=inside[None, :])
+        t, live = token_at(i, start, stop, backwards)
+        state, _x, _dt = advance(
+            state, a2, u, delta, b, bias, t, live, channels, inside, u_stride, delta_stride, b_stride,
+            HAS_BIAS, SOFTPLUS, J,
+        )  # fmt: skip
+        i += 1
+    tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=["n", "total"])
 def scan_backward(
-    u, delta, a, b, c, d, z, bias, grad, table, saved, carried,
+    u, delta, a, b, c, d, z, bias, grad, table, before, carried, saved,
     to_u, to_delta, to_a, to_b, to_c, to_d, to_z, to_bias,
-    n, e, total, total_saved, u_stride, delta_stride, b_stride, c_stride, z_stride, grad_stride,
+    n, e, total, u_stride, delta_stride, b_stride, c_stride, z_stride, grad_stride,
     WAYS: tl.constexpr, REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_CARRIED: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_BEFORE: tl.constexpr, HAS_CARRIED: tl.constexpr,
     J: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr, SAVED: tl.constexpr,
 ):  # fmt: skip
     """Gradients of u, delta, z (n, e), of B and C (ways, blocks, n, J), of A (ways, total, J, e), of D and the bias
-    (total, e); the last three are to be summed. `saved` has the state before every SAVED-th token of a chunk, `carried`
-    the gradient of the state after each chunk by the chunks that follow."""
+    (total, e); the last five are to be summed. `before` has the states before each chunk, `carried` the gradients of
+    those after each by the chunks that follow; `saved` is room for the states before every SAVED-th token of a chunk.
+    """
     chunk, block, channels, inside, tile = channels_of(e, J, BLOCK)
     row, held, blocks = table + chunk * COLUMNS, inside[None, :], tl.cdiv(e, BLOCK)
     start, stop, keep = tl.load(row), tl.load(row + 1), tl.load(row + 3)
@@ -137,6 +159,13 @@ def scan_backward(
     while way < WAYS:
         backwards, again = (way == 1) != REVERSE, way == 1
         a2 = tl.load(a + way * J * e + tile, mask=held, other=0.0) * LOG2E
+        state = tl.zeros((J, BLOCK), tl.float32)
+        if HAS_BEFORE:
+            state = tl.load(before + (way * total + chunk) * J * e + tile, mask=held, other=0.0)
+        _write_states(
+            saved + tl.cast(keep, tl.int64) * J * e + tile, state, a2, u, delta, b, bias, start, stop, backwards,
+            channels, inside, e, u_stride, delta_stride, b_stride, HAS_BIAS, SOFTPLUS, J, SAVED,
+        )  # fmt: skip
         carry, sum_a = tl.zeros((J, BLOCK), tl.float32), tl.zeros((J, BLOCK), tl.float32)
         if HAS_CARRIED:
             carry = tl.load(carried + (way * total + chunk) * J * e + tile, mask=held, other=0.0)
@@ -145,13 +174,13 @@ def scan_backward(
         while number > 0:
             number -= 1
             i = number * GROUP // SAVED * SAVED
-            kept = (way * total_saved + keep + i // SAVED) * J * e
-            state = tl.load(saved + kept + tile, mask=held, other=0.0)
-            while i < number * GROUP:  # From the state that was kept to the one before this group.
+            state = tl.load(saved + tl.cast(keep + i // SAVED, tl.int64) * J * e + tile, mask=held, other=0.0)
+            while i < number * GROUP:  # On to the state before this group.
                 t, live = token_at(i, start, stop, backwards)
-                x = tl.load(u + t * u_stride + channels, mask=inside & live, other=0.0).to(tl.float32)
-                dt = step_of(delta, bias, t, live, channels, inside, delta_stride, HAS_BIAS, SOFTPLUS)
-                state = push(state, x, dt, a2, row_of(b, t, live, b_stride, J))
+                state, _x, _dt = advance(
+                    state, a2, u, delta, b, bias, t, live, channels, inside, u_stride, delta_stride, b_stride,
+                    HAS_BIAS, SOFTPLUS, J,
+                )  # fmt: skip
                 i += 1
             carry, sum_a, sum_d, sum_bias = _group_backward(
                 u, delta, b, c, z, bias, grad, to_u, to_delta, to_b + rows, to_c + rows, to_z, state, carry, sum_a,

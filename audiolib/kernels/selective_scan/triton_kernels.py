@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-# Columns of the table of chunks: its ends in tokens, its segment, its first kept state, whether the segment begins
-# (1) or ends (2) with it.
+# Columns of the table of chunks: its ends in tokens, its segment, where its states go (`scan_backward`), whether the
+# segment begins (1) or ends (2) with it.
 COLUMNS = tl.constexpr(5)
 
 
@@ -63,6 +63,17 @@ def push(state, x, dt, a2, read):
     return tl.exp2(dt[None, :] * a2) * state + (dt * x)[None, :] * read
 
 
+@triton.jit
+def advance(
+    state, a2, u, delta, b, bias, t, live, channels, inside, u_stride, delta_stride, b_stride,
+    HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, J: tl.constexpr,
+):  # fmt: skip
+    """The state after a token, its u and its step."""
+    x = tl.load(u + t * u_stride + channels, mask=inside & live, other=0.0).to(tl.float32)
+    dt = step_of(delta, bias, t, live, channels, inside, delta_stride, HAS_BIAS, SOFTPLUS)
+    return push(state, x, dt, a2, row_of(b, t, live, b_stride, J)), x, dt
+
+
 @triton.jit(do_not_specialize=["total"])  # Else a program is compiled anew for some numbers of chunks.
 def chunk_states(
     u, delta, a, b, bias, table, states, steps, e, total, u_stride, delta_stride, b_stride,
@@ -80,9 +91,10 @@ def chunk_states(
     while i < stop - start:  # Not a range: numpy 2.4 does not let Triton's interpreter take a loaded number for one.
         for ahead in tl.static_range(GROUP):
             t, live = token_at(i + ahead, start, stop, backwards)
-            x = tl.load(u + t * u_stride + channels, mask=inside & live, other=0.0).to(tl.float32)
-            dt = step_of(delta, bias, t, live, channels, inside, delta_stride, HAS_BIAS, SOFTPLUS)
-            state = push(state, x, dt, a2, row_of(b, t, live, b_stride, J))
+            state, _x, dt = advance(
+                state, a2, u, delta, b, bias, t, live, channels, inside, u_stride, delta_stride, b_stride,
+                HAS_BIAS, SOFTPLUS, J,
+            )  # fmt: skip
             total_step += dt
         i += GROUP
     tl.store(states + (way * total + chunk) * J * e + tile, state, mask=inside[None, :])
@@ -114,25 +126,18 @@ def carry_chunks(
         i += 1
 
 
-@triton.jit(do_not_specialize=["segments", "total", "total_saved"])
+@triton.jit(do_not_specialize=["segments", "total"])
 def scan_forward(
-    u, delta, a, b, c, d, z, bias, table, before, out, saved, last,
-    e, segments, total, total_saved, u_stride, delta_stride, b_stride, c_stride, z_stride,
+    u, delta, a, b, c, d, z, bias, table, before, out, last,
+    e, segments, total, u_stride, delta_stride, b_stride, c_stride, z_stride,
     WAYS: tl.constexpr, REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_BEFORE: tl.constexpr, SAVE: tl.constexpr,
-    J: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr, SAVED: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_BEFORE: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """out (n, e), the sum over ways; states before every SAVED-th token of a chunk (ways, total_saved, J, e); the last
-    ones (ways, segments, J, e). `before` has the states before each chunk (ways, total, J, e)."""
+    """out (n, e), the sum over ways, and the last states (ways, segments, J, e), from the states before each chunk
+    (ways, total, J, e), if they are not zero."""
     chunk, _, channels, inside, tile = channels_of(e, J, BLOCK)
     row, held = table + chunk * COLUMNS, inside[None, :]
-    start, stop, segment, keep, ends = (
-        tl.load(row),
-        tl.load(row + 1),
-        tl.load(row + 2),
-        tl.load(row + 3),
-        tl.load(row + 4),
-    )
+    start, stop, segment, ends = tl.load(row), tl.load(row + 1), tl.load(row + 2), tl.load(row + 4)
     way = tl.cast(0, tl.int64)
     while way < WAYS:
         backwards = (way == 1) != REVERSE
@@ -142,14 +147,13 @@ def scan_forward(
             state = tl.load(before + (way * total + chunk) * J * e + tile, mask=held, other=0.0)
         i = 0
         while i < stop - start:
-            if SAVE and i % SAVED == 0:
-                tl.store(saved + (way * total_saved + keep + i // SAVED) * J * e + tile, state, mask=held)
             for ahead in tl.static_range(GROUP):
                 t, live = token_at(i + ahead, start, stop, backwards)
                 there = inside & live
-                x = tl.load(u + t * u_stride + channels, mask=there, other=0.0).to(tl.float32)
-                dt = step_of(delta, bias, t, live, channels, inside, delta_stride, HAS_BIAS, SOFTPLUS)
-                state = push(state, x, dt, a2, row_of(b, t, live, b_stride, J))
+                state, x, _dt = advance(
+                    state, a2, u, delta, b, bias, t, live, channels, inside, u_stride, delta_stride, b_stride,
+                    HAS_BIAS, SOFTPLUS, J,
+                )  # fmt: skip
                 y = tl.sum(state * row_of(c, t, live, c_stride, J), 0)
                 if HAS_D:
                     y += tl.load(d + channels, mask=inside, other=0.0) * x

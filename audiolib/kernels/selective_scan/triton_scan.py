@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from audiolib.errors import KernelUnavailable
 
-# Channels and warps of a program; tokens of a chunk; tokens whose states a program holds at a time. For the backward
-# pass a state is kept before every second group.
+# Channels and warps of a program; tokens of a chunk; tokens whose states a program holds at a time. The backward pass
+# writes down the state before every second group.
 BLOCK, WARPS, CHUNK, GROUP = 32, 1, 64, 4
 SAVED = 2 * GROUP
 
@@ -37,8 +38,7 @@ def triton(
     Raises:
         KernelUnavailable: tensors on a CPU, without the interpreter; or a number of states that is no power of two.
     """
-    keep = torch.is_grad_enabled()
-    out, last = _TritonScan.apply(u, delta, A[None], B, C, D, z, delta_bias, softplus, lengths, reverse, first, keep)
+    out, last = _TritonScan.apply(u, delta, A[None], B, C, D, z, delta_bias, softplus, lengths, reverse, first)
     return (out, last[0]) if return_last else out
 
 
@@ -56,13 +56,13 @@ def triton_both(
     softplus: bool = True,
     lengths: tuple[int, ...],
 ) -> Tensor:
-    """The sum of a forward scan with A and a reverse one with `back_A`, in one launch (Fo-Bi; papers.md 4.1).
+    """The sum of a forward scan with A and a reverse one with `back_A`, in one pass (Fo-Bi; papers.md 4.1).
 
     Raises:
         KernelUnavailable: see `triton`.
     """
-    both, keep = torch.stack([A, back_A]), torch.is_grad_enabled()
-    return _TritonScan.apply(u, delta, both, B, C, D, z, delta_bias, softplus, lengths, False, None, keep)[0]
+    both = torch.stack([A, back_A])
+    return _TritonScan.apply(u, delta, both, B, C, D, z, delta_bias, softplus, lengths, False, None)[0]
 
 
 class _TritonScan(torch.autograd.Function):
@@ -81,7 +81,6 @@ class _TritonScan(torch.autograd.Function):
         lengths: tuple[int, ...],
         reverse: bool,
         first: Tensor | None,
-        keep: bool,  # Whether the states are kept from which a backward pass starts; in here gradients are always off.
     ) -> tuple[Tensor, Tensor]:
         if u.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             raise KernelUnavailable("train.scan=triton needs a GPU; use cpp")
@@ -92,9 +91,7 @@ class _TritonScan(torch.autograd.Function):
         a = A.float().transpose(1, 2).contiguous()
         parts = [_rows(u), _rows(delta), a, _rows(B), _rows(C), _whole(D), _rows(z), _whole(bias)]
         (n, e), (ways, j, _), cut = u.shape, a.shape, _cut(lengths, u.device)
-        save = keep and any(ctx.needs_input_grad)
         out = u.new_empty(n, e, dtype=_summed(u.dtype, ways))
-        saved = _floats(u, ways, cut.saved if save else 0, j, e)
         begun = None if first is None else first.float().transpose(1, 2).contiguous()
         last = _floats(u, ways, len(lengths), j, e)
         if 0 in lengths:  # A segment without a token has no chunk, and ends with what it begins with.
@@ -102,11 +99,11 @@ class _TritonScan(torch.autograd.Function):
         with torch.cuda.device_of(u):  # Triton launches on the current device, not on the tensors'.
             before = _before(parts, begun, cut, softplus, reverse)
             scan_forward[_grid(cut.total, e)](
-                *_present(parts), cut.table, last if before is None else before, out, saved, last,
-                e, len(lengths), cut.total, cut.saved, *_strides(parts), **_switches(parts, softplus, reverse),
-                WAYS=ways, HAS_BEFORE=before is not None, SAVE=save, SAVED=SAVED, **_sizes(j),
+                *_present(parts), cut.table, last if before is None else before, out, last,
+                e, len(lengths), cut.total, *_strides(parts), **_switches(parts, softplus, reverse),
+                WAYS=ways, HAS_BEFORE=before is not None, **_sizes(j),
             )  # fmt: skip
-        ctx.save_for_backward(*parts, saved)
+        ctx.save_for_backward(*parts, before)
         ctx.options = (softplus, lengths, reverse)
         ctx.dtypes = [None if t is None else t.dtype for t in (u, delta, A, B, C, D, z, bias)]
         last = last.transpose(2, 3)
@@ -114,10 +111,11 @@ class _TritonScan(torch.autograd.Function):
         return out.to(u.dtype), last
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, _last: Tensor) -> tuple[Tensor | None, ...]:
         from audiolib.kernels.selective_scan.triton_gradients import scan_backward
 
-        *parts, saved = ctx.saved_tensors
+        *parts, before = ctx.saved_tensors
         softplus, lengths, reverse = ctx.options
         u, grad = parts[0], _rows(grad)
         (n, e), (ways, j, _), cut = u.shape, parts[2].shape, _cut(lengths, u.device)
@@ -125,20 +123,21 @@ class _TritonScan(torch.autograd.Function):
         to_u, to_delta, to_z = (u.new_empty(n, e, dtype=dtype) for dtype in dtypes)
         to_b, to_c = (_floats(u, ways, -(-e // BLOCK), n, j) for _ in "bc")
         to_a, to_d, to_bias = _floats(u, ways, cut.total, j, e), _floats(u, cut.total, e), _floats(u, cut.total, e)
+        saved = _floats(u, cut.saved, j, e)
         with torch.cuda.device_of(u):
             carried = _carried(parts, grad, cut, softplus, reverse)
             scan_backward[_grid(cut.total, e)](
-                *_present(parts), grad, cut.table, saved, saved if carried is None else carried,
+                *_present(parts), grad, cut.table, *(saved if s is None else s for s in (before, carried)), saved,
                 to_u, to_delta, to_a, to_b, to_c, to_d, to_z, to_bias,
-                n, e, cut.total, cut.saved, *_strides(parts), grad.stride(0), **_switches(parts, softplus, reverse),
-                WAYS=ways, HAS_CARRIED=carried is not None, SAVED=SAVED, **_sizes(j),
+                n, e, cut.total, *_strides(parts), grad.stride(0), **_switches(parts, softplus, reverse),
+                WAYS=ways, HAS_BEFORE=before is not None, HAS_CARRIED=carried is not None, SAVED=SAVED, **_sizes(j),
             )  # fmt: skip
         made = [
             *(to_u, to_delta, to_a.sum(1).transpose(1, 2), to_b.sum((0, 1)), to_c.sum((0, 1))),
             *(to_d.sum(0), to_z, to_bias.sum(0)),
         ]
         pairs = zip(made, ctx.dtypes, strict=True)
-        return (*(None if kind is None else tensor.to(kind) for tensor, kind in pairs), *[None] * 5)
+        return (*(None if kind is None else tensor.to(kind) for tensor, kind in pairs), *[None] * 4)
 
 
 @dataclass(frozen=True)
@@ -173,8 +172,8 @@ def _before(
     parts: list[Tensor | None], first: Tensor | None, cut: _Cut, softplus: bool, reverse: bool
 ) -> Tensor | None:
     """The states before each chunk (ways, chunks, J, e); null where all are zero."""
-    if cut.single and first is None:
-        return None
+    if cut.single:
+        return first if first is None else first[None, cut.table[:, 2]]
     from audiolib.kernels.selective_scan.triton_kernels import chunk_states
 
     u, delta, a, b, *_ = _present(parts)
