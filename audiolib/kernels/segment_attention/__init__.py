@@ -28,9 +28,9 @@ IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
 def choose(device: torch.device, dtype: torch.dtype, *, equal: bool) -> str:
     """The fastest implementation that can run there; segments of one length are a plain batch for `grouped`.
 
-    So it is on a GPU in float32, and in half precision where FlashAttention cannot run: in a trial on an H200, in
-    float32 and at the lengths of these corpora, a step took 23 to 27 ms by it and 37 to 41 by FlexAttention. No row of
-    it is kept; `python -m audiolib.bench packing --device cuda` compares them.
+    So it is on a GPU in float32, and in half precision where FlashAttention cannot run. Against FlexAttention it was
+    once faster on an H200 (a step of 23 to 27 ms, not 37 to 41) and once slower (39 and 32 ms, the rows that are kept
+    of `python -m audiolib.bench packing --device cuda`): the host that launches decides, and it compiles nothing.
     """
     if equal or device.type != "cuda":
         return "grouped"
