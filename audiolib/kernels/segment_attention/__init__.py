@@ -29,7 +29,7 @@ def choose(device: torch.device, dtype: torch.dtype, *, equal: bool) -> str:
     """The fastest implementation that can run there; segments of one length are a plain batch for `grouped`.
 
     So it is on a GPU in float32, and in half precision where FlashAttention cannot run. Against FlexAttention it was
-    once faster on an H200 (a step of 23 to 27 ms, not 37 to 41) and once slower (39 and 32 ms, the rows that are kept
+    once faster on an H200 (a step of 23 to 27 ms, not 37 to 41; no row is kept) and once slower (39 and 32 ms, the rows
     of `python -m audiolib.bench packing --device cuda`): the host that launches decides, and it compiles nothing.
     """
     if equal or device.type != "cuda":

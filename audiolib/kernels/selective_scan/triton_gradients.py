@@ -11,6 +11,7 @@ from audiolib.kernels.selective_scan.triton_kernels import (
     COLUMNS,
     LOG2E,
     advance,
+    alone,
     channels_of,
     push,
     row_of,
@@ -35,11 +36,7 @@ def chunk_gradients(
     J: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """The gradients (ways, total, J, e) of the state before each chunk by its own tokens; the sums of its steps."""
-    chunk, _, channels, inside, tile = channels_of(e, J, BLOCK)
-    way = tl.program_id(1).to(tl.int64)
-    backwards = (way == 1) != REVERSE
-    start, stop = tl.load(table + chunk * COLUMNS), tl.load(table + chunk * COLUMNS + 1)
-    a2 = tl.load(a + way * J * e + tile, mask=inside[None, :], other=0.0) * LOG2E
+    chunk, way, backwards, start, stop, channels, inside, tile, a2 = alone(a, table, e, REVERSE, J, BLOCK)
     carry, total_step = tl.zeros((J, BLOCK), tl.float32), tl.zeros((BLOCK,), tl.float32)
     i = stop - start - 1
     while i >= 0:
@@ -116,15 +113,15 @@ def _group_backward(
 
 
 @triton.jit
-def _write_states(
-    saved, state, a2, u, delta, b, bias, start, stop, backwards, channels, inside, e,
+def _walk(
+    state, i, end, saved, a2, u, delta, b, bias, start, stop, backwards, channels, inside, e,
     u_stride, delta_stride, b_stride, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, J: tl.constexpr,
-    SAVED: tl.constexpr,
+    SAVED: tl.constexpr, WRITE: tl.constexpr,
 ):  # fmt: skip
-    """The state before every SAVED-th token of a chunk, from the first on."""
-    i = 0
-    while i < stop - start:
-        if i % SAVED == 0:
+    """The state before the `end`-th token of a chunk from that before its i-th; with WRITE those before every SAVED-th
+    token are written down on the way."""
+    while i < end:
+        if WRITE and i % SAVED == 0:
             tl.store(saved + tl.cast(i // SAVED, tl.int64) * J * e, state, mask=inside[None, :])
         t, live = token_at(i, start, stop, backwards)
         state, _x, _dt = advance(
@@ -132,7 +129,7 @@ def _write_states(
             HAS_BIAS, SOFTPLUS, J,
         )  # fmt: skip
         i += 1
-    tl.debug_barrier()
+    return state
 
 
 @triton.jit(do_not_specialize=["n", "total"])
@@ -150,7 +147,8 @@ def scan_backward(
     """
     chunk, block, channels, inside, tile = channels_of(e, J, BLOCK)
     row, held, blocks = table + chunk * COLUMNS, inside[None, :], tl.cdiv(e, BLOCK)
-    start, stop, keep = tl.load(row), tl.load(row + 1), tl.load(row + 3)
+    start, stop = tl.load(row), tl.load(row + 1)
+    own = saved + tl.load(row + 3).to(tl.int64) * J * e + tile
     skip, sum_d = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     sum_bias = tl.zeros((BLOCK,), tl.float32)
     if HAS_D:
@@ -162,10 +160,11 @@ def scan_backward(
         state = tl.zeros((J, BLOCK), tl.float32)
         if HAS_BEFORE:
             state = tl.load(before + (way * total + chunk) * J * e + tile, mask=held, other=0.0)
-        _write_states(
-            saved + tl.cast(keep, tl.int64) * J * e + tile, state, a2, u, delta, b, bias, start, stop, backwards,
-            channels, inside, e, u_stride, delta_stride, b_stride, HAS_BIAS, SOFTPLUS, J, SAVED,
+        _walk(
+            state, tl.cast(0, tl.int32), stop - start, own, a2, u, delta, b, bias, start, stop, backwards, channels,
+            inside, e, u_stride, delta_stride, b_stride, HAS_BIAS, SOFTPLUS, J, SAVED, True,
         )  # fmt: skip
+        tl.debug_barrier()  # What was written is read.
         carry, sum_a = tl.zeros((J, BLOCK), tl.float32), tl.zeros((J, BLOCK), tl.float32)
         if HAS_CARRIED:
             carry = tl.load(carried + (way * total + chunk) * J * e + tile, mask=held, other=0.0)
@@ -173,18 +172,15 @@ def scan_backward(
         number = (stop - start + GROUP - 1) // GROUP
         while number > 0:
             number -= 1
-            i = number * GROUP // SAVED * SAVED
-            state = tl.load(saved + tl.cast(keep + i // SAVED, tl.int64) * J * e + tile, mask=held, other=0.0)
-            while i < number * GROUP:  # On to the state before this group.
-                t, live = token_at(i, start, stop, backwards)
-                state, _x, _dt = advance(
-                    state, a2, u, delta, b, bias, t, live, channels, inside, u_stride, delta_stride, b_stride,
-                    HAS_BIAS, SOFTPLUS, J,
-                )  # fmt: skip
-                i += 1
+            at = number * GROUP // SAVED
+            state = tl.load(own + tl.cast(at, tl.int64) * J * e, mask=held, other=0.0)
+            state = _walk(
+                state, at * SAVED, number * GROUP, own, a2, u, delta, b, bias, start, stop, backwards, channels, inside,
+                e, u_stride, delta_stride, b_stride, HAS_BIAS, SOFTPLUS, J, SAVED, False,
+            )  # fmt: skip
             carry, sum_a, sum_d, sum_bias = _group_backward(
                 u, delta, b, c, z, bias, grad, to_u, to_delta, to_b + rows, to_c + rows, to_z, state, carry, sum_a,
-                sum_d, sum_bias, a2, skip, i, start, stop, backwards, again, channels, inside, e,
+                sum_d, sum_bias, a2, skip, number * GROUP, start, stop, backwards, again, channels, inside, e,
                 u_stride, delta_stride, b_stride, c_stride, z_stride, grad_stride,
                 WAYS, SOFTPLUS, HAS_Z, HAS_BIAS, J, GROUP,
             )  # fmt: skip

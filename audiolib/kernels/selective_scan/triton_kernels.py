@@ -35,6 +35,17 @@ def channels_of(e, J: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def alone(a, table, e, REVERSE: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexpr):
+    """Of a program with one chunk in one way: both, whether it goes backwards, the chunk's ends, its channels, which of
+    them exist, their tile, and A log2(e)."""
+    chunk, _block, channels, inside, tile = channels_of(e, J, BLOCK)
+    way = tl.program_id(1).to(tl.int64)
+    start, stop = tl.load(table + chunk * COLUMNS), tl.load(table + chunk * COLUMNS + 1)
+    a2 = tl.load(a + way * J * e + tile, mask=inside[None, :], other=0.0) * LOG2E
+    return chunk, way, (way == 1) != REVERSE, start, stop, channels, inside, tile, a2
+
+
+@triton.jit
 def token_at(i, start, stop, backwards):
     """The i-th token that a chunk's scan meets, in 64 bits, for it is a factor of addresses; whether there is one."""
     return tl.where(backwards, stop - 1 - i, start + i).to(tl.int64), (i >= 0) & (i < stop - start)
@@ -81,11 +92,7 @@ def chunk_states(
     J: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """What each chunk alone leaves as states (ways, total, J, e); the sums of its steps (total, e)."""
-    chunk, _, channels, inside, tile = channels_of(e, J, BLOCK)
-    way = tl.program_id(1).to(tl.int64)
-    backwards = (way == 1) != REVERSE
-    start, stop = tl.load(table + chunk * COLUMNS), tl.load(table + chunk * COLUMNS + 1)
-    a2 = tl.load(a + way * J * e + tile, mask=inside[None, :], other=0.0) * LOG2E
+    chunk, way, backwards, start, stop, channels, inside, tile, a2 = alone(a, table, e, REVERSE, J, BLOCK)
     state, total_step = tl.zeros((J, BLOCK), tl.float32), tl.zeros((BLOCK,), tl.float32)
     i = 0
     while i < stop - start:  # Not a range: numpy 2.4 does not let Triton's interpreter take a loaded number for one.
